@@ -1,0 +1,61 @@
+"""What crosses the downstream edge: a whole request in, a sink to answer through.
+
+Owns the two types that the HTTP server side and the session side share. No library's type passes here, so the
+server may be aiohttp or a protocol of our own and nothing behind it notices (semantics 26).
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from proxy.core.headers import Headers
+
+
+class Request(msgspec.Struct, gc=False):
+    """One HTTP request, read whole."""
+
+    method: str
+    path: str
+    headers: Headers
+    body: bytes
+
+
+class Watcher(Protocol):
+    """Who is told what happens to a sink. Calls come from the event loop, never from inside a sink's own verbs."""
+
+    def sink_closed(self) -> None:
+        """The client is gone and nothing written from now on arrives; told once, and not after finish or abort."""
+
+    def sink_drained(self) -> None:
+        """The sink was congested and takes bytes again."""
+
+
+class Sink(Protocol):
+    """The answer to one request. Verbs never block and never raise; after the client has gone they do nothing."""
+
+    @property
+    def congested(self) -> bool:
+        """Tell whether more than a high-water mark of bytes waits for the client to read."""
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Name the one watcher; the last one named counts."""
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Begin the answer. An answer finished in the same turn goes out whole, with its length."""
+
+    def write(self, data: bytes) -> None:
+        """Send body bytes."""
+
+    def finish(self) -> None:
+        """End the body as complete."""
+
+    def abort(self) -> None:
+        """Cut the connection without a last chunk: what was sent is not to be taken for complete."""
+
+
+def answer(sink: Sink, status: int, headers: Headers, body: bytes) -> None:
+    """Send one whole answer."""
+    sink.start(status, headers)
+    if body:
+        sink.write(body)
+    sink.finish()

@@ -1,0 +1,143 @@
+"""The replay window of one stream: entries in order, bounded from behind.
+
+Owns which entries are retained and where contiguity ends; knows nothing of readers' sockets or of time. Invariant: a
+cursor at or above `floor` misses nothing that is retained after it; one below has a gap. Offsets count through the
+whole session, so those of one stream rise but are not dense.
+"""
+
+from collections import deque
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from proxy.core import sse
+from proxy.core.ids import Offset, RequestId, StreamId
+
+
+class StreamState(Enum):
+    """LIVE takes entries, COMPLETE has its terminal entry, EVICTED is forgotten but for its tombstone."""
+
+    LIVE = "live"
+    COMPLETE = "complete"
+    EVICTED = "evicted"
+
+
+class Entry(msgspec.Struct, gc=False):
+    """One record of the log: the very bytes that go to the client, first time and every time."""
+
+    offset: Offset
+    wire: bytes
+    upstream_id: bytes | None
+    """The upstream's event id of this frame, opaque; None if it gave none."""
+
+    @property
+    def payload(self) -> bytes:
+        """Everything behind the id line: equal payloads under one upstream id are one frame sent twice."""
+        return self.wire[self.wire.index(b"\n") :]
+
+
+class Tombstone(msgspec.Struct, gc=False):
+    """What outlives an evicted call stream."""
+
+    request_ids: tuple[RequestId, ...]
+    last: Offset
+    """A cursor at or past it missed nothing."""
+
+
+class Reader(Protocol):
+    """Whoever tails a stream; the log calls it, it has no task of its own."""
+
+    def wake(self) -> None:
+        """Entries were committed or the stream is complete: send what is new."""
+
+    def replaced(self) -> None:
+        """Another reader has taken the stream over: end cleanly."""
+
+
+class Stream:
+    """One stream's retained window and its reader."""
+
+    __slots__ = (
+        "aborted",
+        "delivered",
+        "entries",
+        "floor",
+        "id",
+        "last",
+        "reader",
+        "request_ids",
+        "size",
+        "state",
+        "terminal",
+    )
+
+    def __init__(self, stream_id: StreamId, start: Offset, request_ids: tuple[RequestId, ...]) -> None:
+        self.id = stream_id
+        self.request_ids = request_ids
+        self.state = StreamState.LIVE
+        self.floor = start
+        """The newest offset dropped; at first the session's top when the stream began."""
+        self.last = start
+        self.terminal: Offset | None = None
+        self.delivered = start
+        """The last offset written to a reader: where a reader without a cursor goes on (semantics 7)."""
+        # An empty deque is 760 bytes, and most streams of most sessions hold nothing: it is made on first use.
+        self.entries: deque[Entry] | None = None
+        self.size = 0
+        self.reader: Reader | None = None
+        self.aborted = False
+        """Whether the last reader's connection ended without a clean end."""
+
+    def append(self, entry: Entry) -> None:
+        """Retain *entry*, the newest."""
+        if self.entries is None:
+            self.entries = deque()
+        self.entries.append(entry)
+        self.last = entry.offset
+        self.size += len(entry.wire)
+
+    def drop_oldest(self) -> int:
+        """Forget the oldest entry and return its bytes; raises the floor. 0 when nothing is retained."""
+        if not self.entries:
+            return 0
+        entry = self.entries.popleft()
+        self.floor = entry.offset
+        size = len(entry.wire)
+        self.size -= size
+        return size
+
+    def after(self, offset: Offset, committed: Offset) -> list[Entry]:
+        """Return what follows *offset* up to *committed*, oldest first; the caller has checked `has_gap`."""
+        if offset >= self.last or not self.entries:
+            return []
+        newer: list[Entry] = []
+        # From the end: a live reader misses one entry, however long the window is.
+        for entry in reversed(self.entries):
+            if entry.offset <= offset:
+                break
+            if entry.offset <= committed:
+                newer.append(entry)
+        newer.reverse()
+        return newer
+
+    def has_gap(self, offset: Offset) -> bool:
+        """Tell whether something after *offset* was dropped."""
+        return offset < self.floor
+
+    @property
+    def terminal_entry(self) -> Entry | None:
+        """The entry that ended the stream, while it is retained."""
+        if self.terminal is None or not self.entries:
+            return None
+        newest = self.entries[-1]
+        return newest if newest.offset == self.terminal else None
+
+    def holds(self, frame: sse.Frame) -> bool:
+        """Tell whether a frame with this upstream id and payload is retained, so that a repeat can be dropped."""
+        if frame.id is None or frame.data is None:
+            return False
+        payload = Entry(self.last, sse.encode(b"", frame.event, frame.data), None).payload
+        return any(
+            entry.upstream_id == frame.id and entry.payload == payload for entry in reversed(self.entries or ())
+        )
