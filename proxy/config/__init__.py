@@ -1,0 +1,25 @@
+"""The configuration: `sections` says what there is, `loading` reads it, `address` judges addresses.
+
+Knows no component: each receives its section or plain values, never the whole `Config`.
+"""
+
+from proxy.config.address import is_loopback, parse_address
+from proxy.config.loading import ENV_PREFIX, SETTINGS, load, loads
+from proxy.config.sections import Config, Listen, Log, Replay, Server, Session, Stream, Upstream
+
+__all__ = [
+    "ENV_PREFIX",
+    "SETTINGS",
+    "Config",
+    "Listen",
+    "Log",
+    "Replay",
+    "Server",
+    "Session",
+    "Stream",
+    "Upstream",
+    "is_loopback",
+    "load",
+    "loads",
+    "parse_address",
+]
