@@ -1,0 +1,120 @@
+"""Own the log: every session event as one line on stderr, for a person or as JSON.
+
+Knows no sessions: what a line may say was decided by the records of `hooks`. Invariant: one event is one
+line, and no line holds a session id, a body or a header value; texts of libraries' exceptions are left out.
+"""
+
+import contextlib
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import msgspec
+import structlog
+
+from proxy.observe.hooks import VERBS, Fingerprint, Funnel, Record
+
+_LOSSES = {
+    "gap_told", "call_ended_unknown", "upstream_lost", "rebuild_failed", "reader_cut", "notification_dropped",
+    "request_rejected",
+}  # fmt: skip
+LEVELS: dict[str, str] = {verb: "warning" if verb in _LOSSES else "info" for verb in VERBS}
+"""Level of each verb: warning where something was lost, cut or refused; info for the course of a session."""
+
+_LONGEST_MESSAGE = 200
+_INNERMOST_FRAMES = 6
+
+
+def configure(level: str, format: str, stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name
+    """Set structlog and the standard library's logging up to write lines to `stream` (none: stderr).
+
+    `level` is debug, info, warning or error; `format` console, json, or auto (console on a terminal, else
+    json).
+    Loggers obtained before keep what was set when they were bound.
+    """
+    target = stream or sys.stderr
+    is_terminal = target.isatty()
+    is_console = format == "console" or (format == "auto" and is_terminal)
+    render: Any = structlog.processors.JSONRenderer()
+    if is_console:
+        render = structlog.dev.ConsoleRenderer(colors=is_terminal)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _tidy,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(target),
+        cache_logger_on_first_use=False,
+    )
+    _adopt_library_logs(level)
+
+
+class LogObserver(Funnel):
+    """Writes one line per record; to be made after `configure`."""
+
+    def __init__(self) -> None:
+        self._logger = cast("structlog.typing.FilteringBoundLogger", structlog.get_logger().bind())
+
+    def observed(self, verb: str, record: Record) -> None:
+        """Write `record` under the name of its verb; empty fields are left out."""
+        said = {name: value for name, value in msgspec.structs.asdict(record).items() if value != ""}
+        # The last line of defence: a caller that forgot to take the fingerprint must not publish a live id.
+        if record.session and not Fingerprint.is_fingerprint(record.session):
+            said["session"] = "not-a-fingerprint"
+        getattr(self._logger, LEVELS[verb])(verb, **said)
+
+
+def _tidy(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put what every line has first, shorten seconds, and escape what could forge a line or move a cursor."""
+    tidy: dict[str, Any] = {name: fields.pop(name) for name in ("timestamp", "level", "event")}
+    for name, value in fields.items():
+        tidy[name] = round(value, 3) if isinstance(value, float) else value
+    for name, value in tidy.items():
+        if isinstance(value, str) and not value.isprintable():
+            tidy[name] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+    return tidy
+
+
+def _adopt_library_logs(level: str) -> None:
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _LibraryHandler)]:
+        root.removeHandler(handler)
+    root.addHandler(_LibraryHandler())
+    # Never below warning: what aiohttp says at debug level quotes the bytes of bad requests.
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+
+
+class _LibraryHandler(logging.Handler):
+    """Writes what asyncio and aiohttp log as lines like the proxy's own.
+
+    Of an exception it tells the type and the place, not the text: that may quote a header or a body. asyncio
+    repeats it in the later lines of its message, so only the first one is taken.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logger = cast("structlog.typing.FilteringBoundLogger", structlog.get_logger().bind())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line for `record`."""
+        # structlog knows the named levels only.
+        level = min(max(record.levelno // 10 * 10, logging.WARNING), logging.CRITICAL)
+        # A handler must not raise into the code that logs; logging's own way out prints the whole message.
+        with contextlib.suppress(Exception):
+            self._logger.log(level, "library_log", **_said(record))
+
+
+def _said(record: logging.LogRecord) -> dict[str, str]:
+    said = {"logger": record.name, "message": record.getMessage().partition("\n")[0][:_LONGEST_MESSAGE]}
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None:
+        frames = traceback.extract_tb(error.__traceback__)[-_INNERMOST_FRAMES:]
+        said["error"] = type(error).__name__
+        said["at"] = " > ".join(f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in frames)
+    return said
