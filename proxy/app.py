@@ -1,0 +1,160 @@
+"""The composition root: builds every part from the configuration and owns its lifetime.
+
+The only module that names concrete parts. Invariant: what is started here is ended here, in the reverse order, within
+the bounds of the configuration.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+
+from proxy import __version__
+from proxy.clock import SystemClock
+from proxy.config import Config
+from proxy.core.idmap import IdMap
+from proxy.downstream.listener import Listener
+from proxy.downstream.server import HttpServer
+from proxy.errors import ConfigError
+from proxy.observe.hooks import Fingerprint, Observers
+from proxy.observe.logs import LogObserver, configure
+from proxy.observe.metrics import Counters
+from proxy.registry import Registry
+from proxy.relay.context import Context
+from proxy.relay.wheel import Wheel
+from proxy.store.memory import Budget
+from proxy.upstream.http import HttpEdge
+from proxy.upstream.recovery import Recovery
+
+FAREWELL_SECONDS = 1.0
+"""How long the end waits for the upstream to hear the DELETEs."""
+
+
+class App:
+    """One proxy: a listening socket in front of an upstream. Make it inside a running event loop."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.clock = SystemClock(asyncio.get_running_loop())
+        self.counters = Counters()
+        self.observer = Observers(LogObserver(), self.counters)
+        self.edge = HttpEdge(config.upstream)
+        self.recovery = Recovery(self.edge, config.upstream, self.clock, self.observer)
+        self.budget = Budget(config.replay, self.clock.now)
+        self.context = Context(
+            clock=self.clock,
+            edge=self.edge,
+            recovery=self.recovery,
+            budget=self.budget,
+            heartbeats=Wheel(self.clock, config.stream.heartbeat_seconds),
+            checks=Wheel(self.clock, check_period_seconds(config)),
+            ids=IdMap(),
+            observer=self.observer,
+            fingerprint=Fingerprint(os.urandom(32)),
+            upstream=config.upstream,
+            session=config.session,
+            stream=config.stream,
+            trust_forwarded=False,
+            route=config.listen.path,
+        )
+        self.registry = Registry(self.context)
+        self.listener = Listener(self.registry, config.listen)
+        self.server = HttpServer(self.listener.handle, config.listen, config.stream.peer_timeout_seconds)
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve clients on a bound socket."""
+        await self.server.start(sock)
+
+    async def drain(self, hurry: asyncio.Event) -> None:
+        """End: no new connections, streams closed at frame boundaries, calls given `drain_seconds` to finish."""
+        self.server.stop_accepting()
+        self.registry.begin_drain()
+        deadline = self.clock.now() + self.config.server.drain_seconds
+        while self.registry.has_running_calls and self.clock.now() < deadline and not hurry.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), 0.05)
+        self.registry.end()
+        deadline = self.clock.now() + FAREWELL_SECONDS
+        while self.context.farewells and self.clock.now() < deadline and not hurry.is_set():
+            await asyncio.sleep(0.01)
+        await self.server.close(FAREWELL_SECONDS)
+        self.recovery.close()
+        self.context.heartbeats.close()
+        self.context.checks.close()
+        await self.edge.close()
+
+
+def check_period_seconds(config: Config) -> float:
+    """Return how often a session is looked at: a third of the shortest time that matters, at most 5 seconds."""
+    limits = [config.upstream.silence_seconds, config.session.upstream_idle_seconds, config.session.idle_seconds]
+    if config.session.lifetime_seconds:
+        limits.append(config.session.lifetime_seconds)
+    return min(5.0, min(limits) / 3)
+
+
+def bind(config: Config) -> socket.socket:
+    """Return the listening socket, bound.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    listen = config.listen
+    try:
+        rows = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = rows[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        problem = f"cannot listen on {listen.address}: {error.strerror or error}"
+        raise ConfigError(problem, key="listen.address") from error
+    return sock
+
+
+async def serve(config: Config, sock: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the drain short."""
+    loop = asyncio.get_running_loop()
+    app = App(config)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def signalled() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
+    await app.start(sock)
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(  # noqa: T201 - the one line that says where clients connect
+        f"mcp-session-proxy {__version__} listening on http://{shown}:{port}{config.listen.path}"
+        f" -> {config.upstream.url}",
+        file=sys.stderr,
+        flush=True,
+    )
+    # What lives until the end need not be visited by every collection of garbage.
+    gc.collect()
+    gc.freeze()
+    await stop.wait()
+    await app.drain(hurry)
+
+
+def run(config: Config) -> int:
+    """Run the proxy until it is told to stop; returns the exit code.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    configure(config.log.level, config.log.format)
+    sock = bind(config)
+    factory = None
+    if config.server.uvloop:
+        with contextlib.suppress(ImportError):
+            import uvloop  # noqa: PLC0415 - optional, and not on every platform
+
+            factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve(config, sock))
+    return 0

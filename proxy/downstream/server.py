@@ -1,0 +1,276 @@
+"""The downstream edge over aiohttp's low-level server.
+
+Owns HTTP towards clients: it reads whole requests, hands them on with a `Sink`, and writes what the sink is given.
+Knows no session and no protocol of MCP. Invariant: no aiohttp type leaves this module, and a handler task ends when
+its sink is finished, aborted or its client is gone.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict
+
+from proxy.config import Listen
+from proxy.core.edge import Request, Sink, Watcher
+from proxy.core.headers import Headers
+from proxy.relay import replies
+from proxy.upstream.sockets import watch_peer
+
+HIGH_WATER_BYTES = 65_536
+"""Bytes that may wait in a sink before it counts as congested; the transport and the kernel hold about as much."""
+
+Handle = Callable[[Request, Sink], None]
+
+
+class HttpServer:
+    """Serves one listening socket."""
+
+    def __init__(self, handle: Handle, config: Listen, peer_timeout_seconds: float) -> None:
+        self._handle = handle
+        self._config = config
+        self._server: asyncio.Server | None = None
+        self._web = _WebServer(
+            self._serve,
+            request_factory=self._make_request,
+            # Without it an idle handler is not told that its client is gone.
+            handler_cancellation=True,
+            access_log=None,
+            head_timeout=config.head_timeout_seconds,
+            peer_timeout=peer_timeout_seconds,
+        )
+
+    async def start(self, sock: socket.socket) -> None:
+        """Accept connections on a bound socket."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._web, sock=sock, backlog=self._config.backlog)
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; connections stay."""
+        if self._server is not None:
+            self._server.close()
+
+    async def close(self, timeout_seconds: float) -> None:
+        """End the connections: idle ones now, others once their answers are written, within the bound."""
+        self.stop_accepting()
+        self._web.pre_shutdown()
+        await self._web.shutdown(timeout_seconds)
+
+    def _make_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: Any,
+        task: "asyncio.Task[None]",
+    ) -> web.BaseRequest:
+        return web.BaseRequest(
+            message,
+            payload,
+            protocol,
+            writer,
+            task,
+            asyncio.get_running_loop(),
+            client_max_size=self._config.max_body_bytes,
+        )
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        protocol = request.protocol
+        if isinstance(protocol, _Connection):
+            protocol.head_arrived()
+        sink = _HttpSink(request)
+        try:
+            if request.content.is_eof():
+                body = await request.read()
+            else:
+                async with asyncio.timeout(self._config.head_timeout_seconds):
+                    body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            replies.report(sink, "body_too_large", limit=self._config.max_body_bytes)
+            return await sink.drive()
+        except TimeoutError as error:
+            raise ConnectionResetError("the request's body did not arrive in time") from error
+        path = request.raw_path
+        self._handle(Request(request.method, path, list(request.headers.items()), body), sink)
+        try:
+            return await sink.drive()
+        except (asyncio.CancelledError, ConnectionError):
+            sink.client_gone()
+            raise
+
+
+class _HttpSink:
+    """The answer to one request. Fulfils `core.edge.Sink`."""
+
+    __slots__ = (
+        "_headers",
+        "_is_aborted",
+        "_is_finished",
+        "_is_gone",
+        "_is_writing",
+        "_parts",
+        "_request",
+        "_size",
+        "_status",
+        "_wake",
+        "_watcher",
+        "_was_congested",
+    )
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+        self._status = 0
+        self._headers: Headers = []
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._is_finished = False
+        self._is_aborted = False
+        self._is_gone = False
+        self._is_writing = False
+        self._was_congested = False
+        self._watcher: Watcher | None = None
+        self._wake: asyncio.Future[None] | None = None
+
+    @property
+    def congested(self) -> bool:
+        """Tell whether the client does not keep up."""
+        if self._size < HIGH_WATER_BYTES:
+            return False
+        self._was_congested = True
+        return True
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Name the one watcher."""
+        self._watcher = watcher
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Begin the answer."""
+        self._status = status
+        self._headers = headers
+        self._notify()
+
+    def write(self, data: bytes) -> None:
+        """Send body bytes."""
+        if not (self._is_gone or self._is_finished):
+            self._parts.append(data)
+            self._size += len(data)
+            self._notify()
+
+    def finish(self) -> None:
+        """End the body as complete."""
+        self._is_finished = True
+        self._notify()
+
+    def abort(self) -> None:
+        """Cut the connection without a last chunk."""
+        self._is_aborted = True
+        # A write that waits for the client to read would keep the handler: the cut ends it.
+        if self._is_writing and self._request.transport is not None:
+            self._request.transport.abort()
+        self._notify()
+
+    def client_gone(self) -> None:
+        """The connection is lost."""
+        self._is_gone = True
+        self._parts.clear()
+        self._size = 0
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None and not (self._is_finished or self._is_aborted):
+            watcher.sink_closed()
+
+    def _notify(self) -> None:
+        wake = self._wake
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    async def _woken(self) -> None:
+        self._wake = asyncio.get_running_loop().create_future()
+        await self._wake
+        self._wake = None
+
+    async def drive(self) -> web.StreamResponse:
+        """Write what comes in until the answer is over."""
+        while not self._status and not self._is_aborted:
+            await self._woken()
+        headers: CIMultiDict[str] = CIMultiDict(self._headers)
+        if self._is_finished:
+            return web.Response(status=self._status, headers=headers, body=b"".join(self._parts) or None)
+        response = web.StreamResponse(status=self._status, headers=headers)
+        if not self._is_aborted:
+            await response.prepare(self._request)
+        while True:
+            if self._is_aborted:
+                if self._request.transport is not None:
+                    self._request.transport.abort()
+                raise ConnectionResetError("cut on purpose")
+            if self._parts:
+                await self._flush(response)
+            elif self._is_finished:
+                await response.write_eof()
+                return response
+            else:
+                await self._woken()
+
+    async def _flush(self, response: web.StreamResponse) -> None:
+        # One write for all that gathered since the last: events of one loop turn leave in one packet.
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._is_writing = True
+        await response.write(data)
+        self._is_writing = False
+        self._size -= len(data)
+        if self._was_congested and self._size < HIGH_WATER_BYTES:
+            self._was_congested = False
+            if self._watcher is not None:
+                self._watcher.sink_drained()
+
+
+class _WebServer(web.Server):
+    """Makes connections that do not wait for ever for a request."""
+
+    def __init__(self, *args: Any, head_timeout: float, peer_timeout: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timeout = head_timeout
+        self._peer_timeout = peer_timeout
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(
+            self, loop=self._loop, head_timeout=self._head_timeout, peer_timeout=self._peer_timeout, **self._kwargs
+        )
+
+
+class _Connection(RequestHandler):
+    """One client connection: watched by the kernel for a dead peer, and by a timer for its first head."""
+
+    __slots__ = ("_first_head", "_head_timeout", "_peer_timeout")
+
+    def __init__(self, *args: Any, head_timeout: float, peer_timeout: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timeout = head_timeout
+        self._peer_timeout = peer_timeout
+        self._first_head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            watch_peer(sock, self._peer_timeout)
+        # Later heads are bounded by aiohttp's keep-alive time-out.
+        self._first_head = asyncio.get_running_loop().call_later(self._head_timeout, self.force_close)
+
+    def head_arrived(self) -> None:
+        """The connection has shown that it speaks HTTP."""
+        if self._first_head is not None:
+            self._first_head.cancel()
+            self._first_head = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self.head_arrived()
+        super().connection_lost(exc)

@@ -1,0 +1,106 @@
+"""The sessions alive in this process: found by id, opened, drained.
+
+Owns the map from id to running session and its bound. Knows neither HTTP library nor upstream. A look-up is a plain
+hit or miss; a store of other processes' sessions would add an awaitable miss here and nowhere else (semantics 2).
+"""
+
+from proxy.core.headers import Headers
+from proxy.core.ids import SESSION_ENTROPY_BYTES, SessionId, UpstreamSessionId, mint_epoch, mint_session_id
+from proxy.core.revision import for_session
+from proxy.core.session import BindingEvent, CloseReason, Handshake, Session, SessionEvent
+from proxy.observe import hooks
+from proxy.relay.context import Context
+from proxy.relay.session import SessionRelay
+from proxy.store.memory import MemoryLog
+
+SWEEP_SECONDS = 1.0
+
+
+class Registry:
+    """All sessions of one route."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self.is_draining = False
+        self._sessions: dict[SessionId, SessionRelay] = {}
+        self._drain_started = 0.0
+        self._drained_streams = 0
+        self._sweep()
+
+    def __len__(self) -> int:
+        """Count the sessions."""
+        return len(self._sessions)
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether another session would exceed the bound; old ones are never ended for a new one."""
+        return len(self._sessions) >= self.ctx.session.max_sessions
+
+    def find(self, session_id: str) -> SessionRelay | None:
+        """Return the session a client names."""
+        return self._sessions.get(SessionId(session_id))
+
+    def open(
+        self, handshake: Handshake, upstream_id: UpstreamSessionId | None, headers: Headers, correlation_id: str
+    ) -> SessionRelay:
+        """Make a session of an answered handshake."""
+        ctx = self.ctx
+        session = Session(
+            mint_session_id(ctx.clock.entropy(SESSION_ENTROPY_BYTES)),
+            ctx.route,
+            ctx.upstream.name,
+            handshake,
+            for_session(handshake.version),
+        )
+        session.receive(SessionEvent.ANSWERED)
+        session.binding.upstream_id = upstream_id
+        log = MemoryLog(mint_epoch(ctx.clock.entropy(16)), ctx.budget)
+        relay = SessionRelay(ctx, session, log, headers, self._forget)
+        relay.binder.apply(BindingEvent.ADOPTED)
+        relay.binder.note_bound()
+        self._sessions[session.id] = relay
+        if ctx.observer.is_active:
+            ctx.observer.session_opened(
+                hooks.SessionOpened(
+                    session=relay.fingerprint,
+                    request_id=correlation_id,
+                    upstream=ctx.upstream.name,
+                    protocol_version=handshake.version,
+                )
+            )
+        return relay
+
+    def _forget(self, relay: SessionRelay) -> None:
+        self._sessions.pop(relay.session.id, None)
+        self.ctx.ids.unbind(relay.session.id)
+
+    def _sweep(self) -> None:
+        self.ctx.budget.expire()
+        self.ctx.clock.call_later(SWEEP_SECONDS, self._sweep)
+
+    # -- the end
+
+    def begin_drain(self) -> None:
+        """Take no new session, and end the streams that no running call needs."""
+        self.is_draining = True
+        self._drain_started = self.ctx.clock.now()
+        for relay in tuple(self._sessions.values()):
+            self._drained_streams += relay.readers.finish(only_standalone=True)
+
+    @property
+    def has_running_calls(self) -> bool:
+        """Tell whether ending now would cut a call."""
+        return bool(self.ctx.passing) or any(relay.calls for relay in self._sessions.values())
+
+    def end(self) -> None:
+        """End every session; calls that still run are told so."""
+        aborted = sum(len(relay.calls) for relay in self._sessions.values()) + len(self.ctx.passing)
+        for passing in tuple(self.ctx.passing):
+            passing.abandon()
+        for relay in tuple(self._sessions.values()):
+            relay.close(CloseReason.SHUTDOWN)
+        if self.ctx.observer.is_active:
+            waited = self.ctx.clock.now() - self._drain_started
+            self.ctx.observer.drained(
+                hooks.Drained(streams=self._drained_streams, aborted=aborted, waited_seconds=waited)
+            )

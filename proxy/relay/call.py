@@ -1,0 +1,548 @@
+"""One client POST that holds requests, from its arrival to its terminal entry.
+
+Owns the attempts at the upstream and what the client is told of each request id. Lives on when the client's
+connection drops. Knows no HTTP library and no rule: what an outcome means is `core.exchange`'s table. Invariant:
+every request id gets exactly one answer, or the client is told why there is none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from proxy.core import exchange, faults, jsonrpc, sse
+from proxy.core import headers as h
+from proxy.core.edge import Sink, answer
+from proxy.core.exchange import Action, CallState, Outcome
+from proxy.core.headers import Headers
+from proxy.core.ids import Generation, RequestId
+from proxy.core.jsonrpc import Envelope, Kind
+from proxy.relay import replies
+from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+
+if TYPE_CHECKING:
+    from proxy.clock import Timer
+    from proxy.core.ids import Offset
+    from proxy.core.replay import Stream
+    from proxy.relay.rebuild import Refusal
+    from proxy.relay.session import SessionRelay
+
+LINGER_SECONDS = 5.0
+"""How long an upstream may keep an answered call's stream open before it is cut."""
+MAX_CURSOR_BYTES = 4_096
+"""An upstream event id beyond this is not sent back: servers refuse header lines near 8 KiB."""
+# Requests whose success a rebuild must repeat; their answers are looked at, no others.
+_REMEMBERED = frozenset({"resources/subscribe", "resources/unsubscribe", "logging/setLevel"})
+
+
+class Call:
+    """One POST under way. Fulfils `upstream.base.Receiver` and `core.edge.Watcher`."""
+
+    __slots__ = (
+        "_answer_headers",
+        "_body",
+        "_buffer",
+        "_can_stream",
+        "_carried_id",
+        "_cursor",
+        "_decoder",
+        "_exchange",
+        "_headers",
+        "_ids",
+        "_is_batch",
+        "_is_resumed",
+        "_linger",
+        "_method",
+        "_rebuilt",
+        "_relay",
+        "_resumes",
+        "_retry_seconds",
+        "_sink",
+        "_size",
+        "_start",
+        "_status",
+        "_stream",
+        "_upgrade",
+        "_wait",
+        "_wait_until",
+        "correlation_id",
+        "generation",
+        "is_cancelled",
+        "last_bytes",
+        "state",
+        "unanswered",
+    )
+
+    def __init__(
+        self,
+        relay: SessionRelay,
+        ids: tuple[RequestId, ...],
+        method: str | None,
+        body: bytes,
+        headers: Headers,
+        correlation_id: str,
+        sink: Sink,
+    ) -> None:
+        self._relay = relay
+        self._ids = ids
+        self.unanswered = dict.fromkeys(ids)
+        self._is_batch = method is None
+        self._method = method
+        self._body = body
+        self._headers = headers
+        self.correlation_id = correlation_id
+        self._sink: Sink | None = sink
+        self.state = CallState.WAITING
+        self.generation = Generation(0)
+        self._can_stream = False
+        self._carried_id = False
+        self._rebuilt = False
+        self.is_cancelled = False
+        self.last_bytes = 0.0
+        self._exchange: Exchange | None = None
+        self._status = 0
+        self._answer_headers: Headers = []
+        self._buffer: list[bytes] | None = None
+        self._size = 0
+        self._decoder: sse.Decoder | None = None
+        self._cursor: bytes | None = None
+        """The upstream's last event id on this call's stream."""
+        self._retry_seconds: float | None = None
+        self._is_resumed = False
+        self._resumes = 0
+        self._stream: Stream | None = None
+        self._start: Offset | None = None
+        self._upgrade: Timer | None = None
+        self._wait: Timer | None = None
+        self._wait_until: float | None = None
+        self._linger: Timer | None = None
+
+    # -- the client's side
+
+    def begin(self, *, can_stream: bool) -> None:
+        """Send the call, or wait for the binding; *can_stream* allows an event stream of our own (semantics 19)."""
+        relay = self._relay
+        self._can_stream = can_stream
+        for request_id in self._ids:
+            relay.calls[request_id] = self
+        if self._sink is not None:
+            self._sink.watch(self)
+        if can_stream:
+            self._upgrade = relay.ctx.clock.call_later(
+                relay.ctx.stream.upgrade_after_seconds, self._upgrade_now
+            )
+        relay.binder.demand(self)
+
+    @property
+    def headers(self) -> Headers:
+        """The client's headers as they go upstream; a rebuild for this call uses their credentials."""
+        return self._headers
+
+    def owns(self, stream: Stream) -> bool:
+        """Tell whether *stream* is this call's."""
+        return self._stream is stream
+
+    @property
+    def awaits_bytes(self) -> bool:
+        """Tell whether the upstream is expected to send something."""
+        return self.state is CallState.SENT or self.state is CallState.STREAMING
+
+    def is_same(self, body: bytes) -> bool:
+        """Tell whether a POST with an id in flight is the same request again (semantics 21)."""
+        return body == self._body
+
+    def take_over(self, sink: Sink) -> None:
+        """Answer through *sink* from now on: the client has sent the same request again."""
+        if self._stream is not None and self._start is not None:
+            self._relay.readers.resume_call(self._stream, self._start, sink)
+            return
+        previous, self._sink = self._sink, sink
+        sink.watch(self)
+        if previous is not None:
+            previous.watch(None)
+            # Harmless to every client line, and the one answer that promises nothing.
+            replies.accepted(previous)
+        elif self._can_stream:
+            # The first client took its timer along when it went.
+            self._upgrade = self._relay.ctx.clock.call_later(
+                self._relay.ctx.stream.upgrade_after_seconds, self._upgrade_now
+            )
+
+    def sink_closed(self) -> None:
+        """The client is gone; a disconnect is not a cancel, the exchange goes on."""
+        self._sink = None
+        self._cancel_upgrade()
+
+    def sink_drained(self) -> None:
+        """Nothing waits for room before the stream has begun."""
+
+    def _upgrade_now(self) -> None:
+        self._upgrade = None
+        self._open_stream([])
+
+    def _cancel_upgrade(self) -> None:
+        if self._upgrade is not None:
+            self._upgrade.cancel()
+            self._upgrade = None
+
+    def _open_stream(self, headers: Headers) -> None:
+        if self._stream is not None:
+            return
+        self._cancel_upgrade()
+        stream = self._stream = self._relay.open_stream(self._ids)
+        self._start = stream.floor
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            self._relay.readers.attach(stream, sink, stream.floor, headers)
+
+    # -- the binding
+
+    def queued(self) -> None:
+        """Start the bounded wait for the upstream; later waits of the same call share its end."""
+        clock = self._relay.ctx.clock
+        self.state = CallState.WAITING
+        if self._wait_until is None:
+            self._wait_until = clock.now() + self._relay.ctx.upstream.rebuild_wait_seconds
+        self._wait = clock.call_later(max(0.0, self._wait_until - clock.now()), self._waited)
+
+    def _waited(self) -> None:
+        self._wait = None
+        self._relay.binder.leave(self)
+        self.fail("unreachable")
+
+    def send(self) -> None:
+        """Send the request in the present upstream session."""
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
+        relay = self._relay
+        binding = relay.session.binding
+        self.generation = binding.generation
+        self.state = CallState.SENT
+        headers = self._headers
+        self._carried_id = binding.upstream_id is not None
+        if binding.upstream_id is not None:
+            headers = [*headers, (h.SESSION_ID, binding.upstream_id)]
+        self.last_bytes = relay.ctx.clock.now()
+        self._exchange = relay.ctx.edge.send(UpstreamRequest("POST", headers, self._body), self)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End the wait: no upstream session can be had for this call."""
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
+        if refusal.status is not None and self._sink is not None:
+            # The upstream's own 401 or 403, to the request whose credentials it refused.
+            sink, self._sink = self._sink, None
+            self._done()
+            sink.watch(None)
+            answer(sink, refusal.status, refusal.headers, refusal.body)
+            return
+        self.fail(refusal.reason, **refusal.data)
+
+    # -- the upstream's side
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The answer begins."""
+        self.last_bytes = self._relay.ctx.clock.now()
+        self._status = status
+        is_stream = 200 <= status < 300 and h.is_sse(h.get(headers, "Content-Type"))
+        if self.state is CallState.RESUMING:
+            if not is_stream:
+                self._cut_upstream()
+                self._resume_refused(status)
+                return
+            self._is_resumed = True
+        elif not is_stream:
+            self._answer_headers = headers
+            self._buffer = []
+            return
+        if (h.get(headers, "Content-Encoding") or "identity") != "identity":
+            self._cut_upstream()
+            self.fail("answer_unusable")
+            return
+        self.state = CallState.STREAMING
+        self._decoder = sse.Decoder(self._relay.ctx.upstream.max_message_bytes)
+        self._relay.credentials = self._headers
+        self._open_stream(h.forward_response(headers))
+
+    def on_data(self, data: bytes) -> None:
+        """A piece of the answer."""
+        self.last_bytes = self._relay.ctx.clock.now()
+        if self._decoder is not None:
+            try:
+                frames = self._decoder.feed(data)
+            except sse.FrameTooLarge:
+                self._cut_upstream()
+                self.fail("answer_too_large")
+                return
+            for frame in frames:
+                if self.state is CallState.DONE:
+                    return
+                self._frame(frame)
+        elif self._buffer is not None:
+            self._buffer.append(data)
+            self._size += len(data)
+            if self._size > self._relay.ctx.upstream.max_message_bytes:
+                self._cut_upstream()
+                self.fail("answer_too_large")
+
+    def on_end(self, proven: bool) -> None:
+        """The answer is over."""
+        self._exchange = None
+        if self.state is CallState.DONE:
+            if self._linger is not None:
+                self._linger.cancel()
+        elif self._decoder is not None:
+            self._stream_ended(is_clean=proven and self._decoder.is_at_boundary)
+        elif self._buffer is not None:
+            body = b"".join(self._buffer)
+            self._buffer = None
+            self._size = 0
+            # A body delimited by the close alone may be cut: only whole JSON proves it whole.
+            if proven or not body or jsonrpc.classify(body).kind is not Kind.OPAQUE:
+                self._answered(body)
+            else:
+                self._decide(Outcome.BROKEN, b"")
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The answer will not be whole."""
+        self._exchange = None
+        self._buffer = None
+        if self.state is CallState.DONE:
+            if self._linger is not None:
+                self._linger.cancel()
+        elif self.state is CallState.STREAMING:
+            self._stream_ended(is_clean=False)
+        elif self.state is CallState.RESUMING:
+            if loss is Loss.NOT_SENT:
+                self._relay.binder.refused(self.generation)
+                self.fail("stream_broken")
+            else:
+                self._resume_later(is_clean=False)
+        elif loss is Loss.NOT_SENT:
+            self._relay.ctx.recovery.lost()
+            self._decide(Outcome.NOT_SENT, b"")
+        else:
+            self._decide(Outcome.BROKEN, b"")
+
+    def _answered(self, body: bytes) -> None:
+        status = self._status
+        has_jsonrpc_body = status >= 500 and jsonrpc.classify(body).kind is Kind.RESPONSE
+        self._decide(
+            exchange.classify_status(
+                status, carried_id=self._carried_id, has_jsonrpc_body=has_jsonrpc_body
+            ),
+            body,
+        )
+
+    def _decide(self, outcome: Outcome, body: bytes) -> None:
+        relay = self._relay
+        stale = self.generation != relay.session.binding.generation
+        action = exchange.decide(outcome, stale=stale, rebuilt=self._rebuilt)
+        if action is Action.RELAY:
+            self._relay_answer(body)
+        elif action is Action.RETRY or action is Action.REBUILD:
+            if outcome is not Outcome.NOT_SENT:
+                self._rebuilt = True
+            if action is Action.REBUILD:
+                relay.binder.lose(self.generation, outcome.value)
+            relay.binder.demand(self)
+        elif action is Action.PROBE:
+            self.state = CallState.PROBING
+            relay.probe.confirm(self.generation, lambda is_lost: self._probed(is_lost, body))
+        elif action is Action.UNUSABLE:
+            self.fail("redirected", http_status=self._status, location=h.get(self._answer_headers, "Location"))
+        elif outcome is Outcome.UNAVAILABLE:
+            self.fail("gateway_error", http_status=self._status)
+        else:
+            self.fail("connection_broken")
+
+    def _probed(self, is_lost: bool, body: bytes) -> None:
+        if self.state is not CallState.PROBING:
+            return
+        if is_lost:
+            self._decide(Outcome.GONE, body)
+        else:
+            self._relay_answer(body)
+
+    def _relay_answer(self, body: bytes) -> None:
+        status = self._status
+        if status < 300:
+            self._relay.credentials = self._headers
+            if self._method in _REMEMBERED and not jsonrpc.classify(body).is_error:
+                self._remember()
+        if self._stream is None:
+            sink, self._sink = self._sink, None
+            self._done()
+            if sink is not None:
+                sink.watch(None)
+                answer(sink, status, self._relay.answer_headers(self._answer_headers), body)
+        elif status < 300:
+            envelope = jsonrpc.classify(body)
+            if envelope.kind is Kind.RESPONSE and envelope.id in self.unanswered:
+                self._respond(envelope, b"message", body, None)
+            else:
+                self.fail("answer_unusable", http_status=status)
+        else:
+            # The event stream has begun, so the status can only be told inside it (semantics 19).
+            self.fail("http_status", http_status=status, body=body[:2048].decode("utf-8", "replace"))
+
+    def _remember(self) -> None:
+        if self._method == "logging/setLevel":
+            self._relay.session.log_level = jsonrpc.log_level(self._body)
+            return
+        uri = jsonrpc.resource_uri(self._body)
+        if uri is None:
+            return
+        if self._method == "resources/unsubscribe":
+            self._relay.session.unsubscribe(uri)
+        elif not self._relay.session.subscribe(uri, self._relay.ctx.session.max_subscriptions):
+            self._relay.reject("too_many_subscriptions", self.correlation_id)
+
+    # -- frames
+
+    def _frame(self, frame: sse.Frame) -> None:
+        if frame.id is not None:
+            self._cursor = frame.id
+            self._resumes = 0
+        if frame.retry is not None:
+            self._retry_seconds = frame.retry / 1000
+        data, stream = frame.data, self._stream
+        if not data or stream is None:
+            return
+        if self._is_resumed and stream.holds(frame):
+            return
+        envelope = jsonrpc.classify(data)
+        if envelope.kind is Kind.RESPONSE:
+            if envelope.id in self.unanswered:
+                self._respond(envelope, frame.event, data, frame.id)
+                return
+            # Answered before, when the first answer stands; or of another call, which one server's event store
+            # mixes into a resumed stream. A response without an id can only be about this stream.
+            if envelope.id is not None:
+                return
+        elif envelope.kind is Kind.REQUEST:
+            data = self._relay.admit(envelope, data, self.generation)
+        elif envelope.kind is Kind.BATCH:
+            for member, _ in jsonrpc.split_batch(data):
+                if member.kind is Kind.RESPONSE and member.id is not None:
+                    self.unanswered.pop(member.id, None)
+        self._relay.log.append(stream, frame.event, data, frame.id, terminal=not self.unanswered)
+        if not self.unanswered:
+            self._done()
+
+    def _respond(self, envelope: Envelope, event: bytes, data: bytes, upstream_id: bytes | None) -> None:
+        if self._stream is None or envelope.id is None:
+            return
+        del self.unanswered[envelope.id]
+        if self._method in _REMEMBERED and not envelope.is_error:
+            self._remember()
+        self._relay.log.append(self._stream, event, data, upstream_id, terminal=not self.unanswered)
+        if not self.unanswered:
+            self._done()
+
+    def _stream_ended(self, *, is_clean: bool) -> None:
+        self._decoder = None
+        if self.is_cancelled:
+            self.fail("cancelled")
+        else:
+            self._resume_later(is_clean=is_clean)
+
+    def _resume_later(self, *, is_clean: bool) -> None:
+        relay = self._relay
+        cursor = self._cursor
+        if (
+            cursor is None
+            or len(cursor) > MAX_CURSOR_BYTES
+            or not cursor.isascii()
+            or self._resumes >= relay.ctx.upstream.resume_attempts
+            or not relay.binder.is_bound(self.generation)
+        ):
+            self.fail("stream_broken")
+            return
+        self.state = CallState.RESUMING
+        self._resumes += 1
+        # A clean end invites the client to come back after `retry` (2025-11-25); a cut is met sooner.
+        delay = relay.ctx.upstream.reconnect_min_seconds * self._resumes
+        if is_clean:
+            delay = self._retry_seconds if self._retry_seconds is not None else 1.0
+        self._wait = relay.ctx.clock.call_later(delay, self._resume)
+
+    def _resume(self) -> None:
+        self._wait = None
+        relay = self._relay
+        if self.state is not CallState.RESUMING or self._cursor is None:
+            return
+        if not relay.binder.is_bound(self.generation):
+            self.fail("upstream_session_lost")
+            return
+        headers = relay.own_headers(is_get=True)
+        headers.append((h.LAST_EVENT_ID, self._cursor.decode("ascii")))
+        self.last_bytes = relay.ctx.clock.now()
+        self._exchange = relay.ctx.edge.send(UpstreamRequest("GET", headers, b"", fresh=True), self)
+
+    def _resume_refused(self, status: int) -> None:
+        if status == 404:
+            self._relay.binder.lose(self.generation, "gone")
+            self.fail("upstream_session_lost")
+        elif status >= 500 or status == 409:
+            # 409: the server still holds the broken connection for the reader.
+            self._resume_later(is_clean=False)
+        else:
+            self.fail("stream_broken", http_status=status)
+
+    # -- ends
+
+    def cancel(self) -> bool:
+        """Note the client's cancel; True when the upstream must be told as well."""
+        self.is_cancelled = True
+        if self.state is CallState.WAITING:
+            self._relay.binder.leave(self)
+            self.fail("cancelled_unsent")
+            return False
+        return True
+
+    def fail(self, reason: str, **data: Any) -> None:
+        """Answer every open request id with a row of the fault table."""
+        if self.state is CallState.DONE:
+            return
+        self._relay.told(reason, self.correlation_id)
+        ids = tuple(self.unanswered)
+        stream = self._stream
+        if stream is not None:
+            for position, request_id in enumerate(ids, start=1):
+                self._relay.log.append(
+                    stream, b"message", faults.body(reason, request_id, **data), None, terminal=position == len(ids)
+                )
+        sink, self._sink = self._sink, None
+        self.unanswered.clear()
+        self._done()
+        if sink is not None:
+            sink.watch(None)
+            replies.report_all(sink, reason, ids, is_batch=self._is_batch, **data)
+
+    def fail_silent(self, reason: str) -> None:
+        """End a call whose upstream is given up: cut what is open towards it, then tell the client."""
+        self._cut_upstream()
+        self.fail(reason)
+
+    def _cut_upstream(self) -> None:
+        self._decoder = None
+        self._buffer = None
+        if self._exchange is not None:
+            self._exchange.abort()
+            self._exchange = None
+
+    def _done(self) -> None:
+        self.state = CallState.DONE
+        self._cancel_upgrade()
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
+        if self._exchange is not None:
+            self._linger = self._relay.ctx.clock.call_later(LINGER_SECONDS, self._cut_upstream)
+        self._relay.finished(self._ids)
+        stream = self._stream
+        if stream is not None and stream.delivered == self._start and stream.reader is None:
+            # Nobody was ever given an event id of this stream, so nobody can ask for it (semantics 3).
+            self._relay.log.evict(stream)

@@ -1,0 +1,110 @@
+"""What all sessions of a process share.
+
+Owns nothing but references; made once by the composition root. A record for an observer is built only where one is
+active (semantics 27).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from proxy.clock import Clock
+from proxy.config import Session, Stream, Upstream
+from proxy.core import headers as h
+from proxy.core.headers import Headers
+from proxy.core.idmap import IdMap
+from proxy.core.ids import UpstreamSessionId
+from proxy.observe.hooks import Fingerprint, Observer
+from proxy.relay.farewell import Farewell
+from proxy.relay.wheel import Wheel
+from proxy.store.memory import Budget
+from proxy.upstream.base import Edge, UpstreamRequest
+from proxy.upstream.recovery import Recovery
+
+# What belongs to one request and must not travel with a request that the proxy makes by itself.
+_PER_REQUEST = frozenset(
+    {
+        "accept",
+        "content-type",
+        "content-encoding",
+        "mcp-protocol-version",
+        "mcp-method",
+        "mcp-name",
+        "traceparent",
+        "tracestate",
+        "x-request-id",
+    }
+)
+_ACCEPT_BOTH = "application/json, text/event-stream"
+
+
+class Abandonable(Protocol):
+    """An exchange that a drain may end."""
+
+    def abandon(self) -> None:
+        """End it and tell the client."""
+
+
+@dataclass(slots=True)
+class Context:
+    """The shared parts."""
+
+    clock: Clock
+    edge: Edge
+    recovery: Recovery
+    budget: Budget
+    heartbeats: Wheel
+    checks: Wheel
+    """Looks after silence and idleness of sessions."""
+    ids: IdMap
+    observer: Observer
+    fingerprint: Fingerprint
+    upstream: Upstream
+    session: Session
+    stream: Stream
+    trust_forwarded: bool
+    route: str
+    farewells: set[Farewell] = field(default_factory=set)
+    """DELETEs under way that no session owns any more; a drain waits for them."""
+    passing: set[Abandonable] = field(default_factory=set)
+    """Exchanges under way without a session."""
+    _sequence: Iterator[int] = field(default_factory=lambda: iter(range(1, 1 << 62)))
+    _prefix: str = ""
+
+    def __post_init__(self) -> None:
+        self._prefix = self.clock.entropy(4).hex()
+
+    def correlation_id(self) -> str:
+        """Return a new id that follows one request through the logs of the proxy and the upstream."""
+        return f"{self._prefix}-{next(self._sequence):x}"
+
+    def upstream_headers(self, headers: Headers) -> tuple[Headers, str]:
+        """Return a client's headers as they go upstream, without session id, and the request's correlation id."""
+        forwarded = h.forward_request(headers, trust_forwarded=self.trust_forwarded)
+        request_id = h.get(headers, "X-Request-Id")
+        if request_id is None:
+            request_id = self.correlation_id()
+            forwarded.append(("X-Request-Id", request_id))
+        # The proxy reads what comes back, so nothing may compress it.
+        forwarded.append(("Accept-Encoding", "identity"))
+        return forwarded, request_id
+
+    def own_headers(
+        self, headers: Headers, *, version: str | None, upstream_id: UpstreamSessionId | None, is_get: bool = False
+    ) -> Headers:
+        """Return the headers of a request the proxy makes by itself, with the credentials that *headers* carry."""
+        own = [pair for pair in headers if pair[0].lower() not in _PER_REQUEST]
+        own.append(("Accept", "text/event-stream" if is_get else _ACCEPT_BOTH))
+        own.append(("X-Request-Id", self.correlation_id()))
+        if not is_get:
+            own.append(("Content-Type", "application/json"))
+        if version is not None:
+            own.append((h.PROTOCOL_VERSION, version))
+        if upstream_id is not None:
+            own.append((h.SESSION_ID, upstream_id))
+        return own
+
+    def end_upstream(self, headers: Headers, upstream_id: UpstreamSessionId, version: str | None = None) -> None:
+        """Tell the upstream with DELETE that its session is over; nothing depends on the answer."""
+        own = self.own_headers(headers, version=version, upstream_id=upstream_id)
+        Farewell(self.edge, self.clock, self.farewells).begin(UpstreamRequest("DELETE", own, b"", fresh=True))

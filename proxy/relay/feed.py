@@ -1,0 +1,186 @@
+"""The only writer of a session's SSE bodies: it tails one stream from a position into one sink.
+
+Owns its position and the bounds of a slow reader. Knows no upstream. First delivery, replay and going live again are
+the same code: what lies after the position is sent, then the log's next call sends the next. Invariant: entries go
+out once each, in order, without a hole; where that is impossible the connection is cut.
+"""
+
+from collections.abc import Callable
+
+from proxy.config import Stream as StreamConfig
+from proxy.core import sse
+from proxy.core.cursor import event_id
+from proxy.core.edge import Sink
+from proxy.core.headers import Headers
+from proxy.core.ids import Offset
+from proxy.core.replay import Entry, Stream
+from proxy.relay.wheel import Wheel
+from proxy.store.base import StreamLog
+
+BATCH_BYTES = 262_144
+"""Replayed at one go before the sink is asked again whether it keeps up."""
+
+
+class Feed:
+    """One reader of one stream. Fulfils `Reader`, `Watcher` and `Beating`."""
+
+    __slots__ = (
+        "_config",
+        "_heartbeats",
+        "_is_quiet",
+        "_lag_bytes",
+        "_lag_events",
+        "_log",
+        "_on_detach",
+        "_sink",
+        "_slot",
+        "position",
+        "replayed",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        log: StreamLog,
+        stream: Stream,
+        sink: Sink,
+        *,
+        position: Offset,
+        config: StreamConfig,
+        heartbeats: Wheel,
+        on_detach: Callable[["Feed", str], None],
+    ) -> None:
+        self.stream = stream
+        self.position = position
+        self._log = log
+        self._sink = sink
+        self._config = config
+        self._heartbeats = heartbeats
+        self._on_detach: Callable[[Feed, str], None] | None = on_detach
+        """Called once with the reason: "" for an end on purpose, else why the connection was cut."""
+        self._is_quiet = False
+        self._lag_events = 0
+        self._lag_bytes = 0
+        self._slot = -1
+        self.replayed = 0
+        """Entries that were waiting when it began."""
+
+    def begin(self, headers: Headers, *, has_priming: bool, jitter: float) -> None:
+        """Take the stream over, open the response and send what lies after the position.
+
+        Args:
+            headers: the response's headers.
+            has_priming: whether to hand out an id at once when nothing is there to carry one (semantics 5).
+            jitter: a number in [0, 1) that spreads the reconnects of many clients.
+        """
+        stream = self.stream
+        previous, stream.reader = stream.reader, self
+        if previous is not None:
+            previous.replaced()
+        stream.aborted = False
+        self._sink.watch(self)
+        self._sink.start(200, headers)
+        missed = stream.after(self.position, self._log.committed)
+        self.replayed = len(missed)
+        # Up to a quarter more, so that a storm of clients comes back spread out; never less than configured.
+        retry_ms = int(self._config.retry_seconds * 1000 * (1 + jitter / 4))
+        if has_priming and not missed:
+            self.position = self._log.mark(stream)
+            self._sink.write(sse.priming_frame(event_id(self._log.epoch, stream.id, self.position), retry_ms))
+        else:
+            self._sink.write(sse.opening_lines(retry_ms))
+        stream.delivered = self.position
+        self._slot = self._heartbeats.add(self)
+        self.wake()
+
+    def wake(self) -> None:
+        """Send what is new, unless the client does not keep up."""
+        if self._on_detach is None:
+            return
+        if self._sink.congested:
+            self._fall_behind()
+            return
+        stream = self.stream
+        if stream.has_gap(self.position):
+            self._cut("overrun")
+            return
+        missed = stream.after(self.position, self._log.committed)
+        if len(missed) == 1:
+            self._write(missed[0].wire, missed[0].offset)
+        elif missed:
+            self._replay(missed)
+        if stream.terminal is not None and self.position >= stream.terminal:
+            self.finish()
+
+    def _replay(self, missed: list[Entry]) -> None:
+        batch: list[bytes] = []
+        size = 0
+        for entry in missed:
+            batch.append(entry.wire)
+            size += len(entry.wire)
+            if size >= BATCH_BYTES:
+                self._write(b"".join(batch), entry.offset)
+                batch.clear()
+                size = 0
+                if self._sink.congested:
+                    return
+        if batch:
+            self._write(b"".join(batch), missed[-1].offset)
+
+    def _write(self, data: bytes, upto: Offset) -> None:
+        self.position = upto
+        self.stream.delivered = upto
+        self._is_quiet = False
+        self._sink.write(data)
+
+    def _fall_behind(self) -> None:
+        # Below the window's bounds, so that a reader that is cut finds what it missed when it comes back.
+        entries = self.stream.entries
+        self._lag_events += 1
+        self._lag_bytes += len(entries[-1].wire) if entries else 0
+        if (
+            self._lag_events > self._config.slow_reader_events
+            or self._lag_bytes > self._config.slow_reader_bytes
+        ):
+            self._cut("slow")
+
+    def sink_drained(self) -> None:
+        """The client reads again."""
+        self._lag_events = 0
+        self._lag_bytes = 0
+        self.wake()
+
+    def sink_closed(self) -> None:
+        """The client is gone."""
+        self._detach("disconnected")
+
+    def replaced(self) -> None:
+        """Another reader has the stream now."""
+        self.finish()
+
+    def finish(self) -> None:
+        """End the response on purpose, at this frame boundary, with a proper last chunk (semantics 10)."""
+        if self._on_detach is not None:
+            self._sink.finish()
+            self._detach("")
+
+    def beat(self) -> None:
+        """Send a heartbeat if nothing was sent for a period."""
+        if self._is_quiet and not self._sink.congested:
+            self._sink.write(sse.HEARTBEAT)
+        self._is_quiet = True
+
+    def _cut(self, reason: str) -> None:
+        self._sink.abort()
+        self._detach(reason)
+
+    def _detach(self, reason: str) -> None:
+        on_detach, self._on_detach = self._on_detach, None
+        if on_detach is None:
+            return
+        self._heartbeats.discard(self, self._slot)
+        self._sink.watch(None)
+        if self.stream.reader is self:
+            self.stream.reader = None
+            self.stream.aborted = bool(reason)
+        on_detach(self, reason)

@@ -1,0 +1,240 @@
+"""One client POST that holds notifications or responses only.
+
+Owns its delivery: the client gets 202 because the proxy takes responsibility, and the message is delivered later or
+its drop is recorded (semantics 23). Invariant: never a 5xx to the client; 4xx only when the upstream itself, in a
+live session, said so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.core import headers as h
+from proxy.core.edge import Sink, answer
+from proxy.core.exchange import Outcome, classify_status
+from proxy.core.headers import Headers
+from proxy.core.ids import Generation
+from proxy.relay import replies
+from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+
+if TYPE_CHECKING:
+    from proxy.clock import Timer
+    from proxy.relay.rebuild import Refusal
+    from proxy.relay.session import SessionRelay
+
+ATTEMPTS = 4
+"""Deliveries tried against a gateway that answers 5xx, before the drop is recorded."""
+
+
+class Note:
+    """One POST under way. Fulfils `upstream.base.Receiver` and `core.edge.Watcher`."""
+
+    __slots__ = (
+        "_attempts",
+        "_body",
+        "_buffer",
+        "_carried_id",
+        "_correlation_id",
+        "_exchange",
+        "_headers",
+        "_is_done",
+        "_only_in",
+        "_patience",
+        "_rebuilt",
+        "_relay",
+        "_sink",
+        "_status",
+        "_answer_headers",
+        "_wait",
+        "generation",
+    )
+
+    def __init__(
+        self,
+        relay: SessionRelay,
+        body: bytes,
+        headers: Headers,
+        correlation_id: str,
+        sink: Sink,
+        only_in: Generation | None,
+    ) -> None:
+        self._relay = relay
+        self._body = body
+        self._headers = headers
+        self._correlation_id = correlation_id
+        self._sink: Sink | None = sink
+        self._only_in = only_in
+        """The generation this message belongs to, None when any upstream session may have it."""
+        self.generation = Generation(0)
+        self._carried_id = False
+        self._rebuilt = False
+        self._attempts = 0
+        self._is_done = False
+        self._exchange: Exchange | None = None
+        self._status = 0
+        self._answer_headers: Headers = []
+        self._buffer: list[bytes] = []
+        self._patience: Timer | None = None
+        self._wait: Timer | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """The client's headers as they go upstream."""
+        return self._headers
+
+    def begin(self) -> None:
+        """Send it, or wait for the binding; the client waits a bounded time for the upstream's own answer."""
+        ctx = self._relay.ctx
+        self._relay.notes.add(self)
+        if self._sink is not None:
+            self._sink.watch(self)
+            # Answered by the upstream where that is quick: an answer ahead of delivery would let the client's next
+            # request overtake this message.
+            self._patience = ctx.clock.call_later(ctx.stream.upgrade_after_seconds, self._accept)
+        self._relay.binder.demand(self)
+
+    def sink_closed(self) -> None:
+        """The client is gone; the message is delivered all the same."""
+        self._sink = None
+
+    def sink_drained(self) -> None:
+        """Nothing waits for room."""
+
+    def queued(self) -> None:
+        """Start the bounded wait for the upstream."""
+        ctx = self._relay.ctx
+        if self._wait is None:
+            self._wait = ctx.clock.call_later(ctx.upstream.rebuild_wait_seconds, self._waited)
+
+    def _waited(self) -> None:
+        self._wait = None
+        self._relay.binder.leave(self)
+        self._drop("unreachable")
+
+    def send(self) -> None:
+        """Send it in the present upstream session, if it belongs there."""
+        binding = self._relay.session.binding
+        if self._only_in is not None and self._only_in != binding.generation:
+            self._drop("upstream_session_lost")
+            return
+        self.generation = binding.generation
+        headers = self._headers
+        self._carried_id = binding.upstream_id is not None
+        if binding.upstream_id is not None:
+            headers = [*headers, (h.SESSION_ID, binding.upstream_id)]
+        self._buffer = []
+        self._exchange = self._relay.ctx.edge.send(UpstreamRequest("POST", headers, self._body), self)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End the wait: no upstream session can be had."""
+        self._drop(refusal.reason)
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The answer begins."""
+        self._status = status
+        self._answer_headers = headers
+        if h.is_sse(h.get(headers, "Content-Type")):
+            # Nothing is asked, so nothing that streams can be an answer.
+            self._exchange_done()
+            self._accept()
+            self._finish()
+
+    def on_data(self, data: bytes) -> None:
+        """A piece of the answer; bounded, as only refusals have one worth relaying."""
+        if len(self._buffer) < 64:
+            self._buffer.append(data)
+
+    def on_end(self, proven: bool) -> None:
+        """The answer is over."""
+        self._exchange = None
+        relay = self._relay
+        outcome = classify_status(self._status, carried_id=self._carried_id, has_jsonrpc_body=False)
+        stale = self.generation != relay.session.binding.generation
+        if outcome is Outcome.ANSWERED:
+            relay.credentials = self._headers
+            self._answer()
+        elif outcome in (Outcome.GONE, Outcome.BAD) and (self._rebuilt or outcome is Outcome.BAD and stale):
+            self._answer()
+        elif outcome is Outcome.GONE:
+            self._again("gone")
+        elif outcome is Outcome.BAD:
+            relay.probe.confirm(self.generation, self._probed)
+        elif self._status >= 500:
+            self._retry(f"http_{self._status}")
+        elif outcome is Outcome.REDIRECTED:
+            self._drop("redirected")
+        else:
+            self._answer()
+
+    def _probed(self, is_lost: bool) -> None:
+        if is_lost:
+            self._again("bad")
+        else:
+            self._answer()
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The answer will not be whole."""
+        self._exchange = None
+        if loss is Loss.NOT_SENT:
+            self._relay.ctx.recovery.lost()
+            self._again("not sent")
+        else:
+            # It may have been delivered, and delivering twice is no better than saying so.
+            self._drop("connection_broken")
+
+    def _again(self, reason: str) -> None:
+        self._rebuilt = True
+        self._relay.binder.lose(self.generation, reason)
+        self._relay.binder.demand(self)
+
+    def _retry(self, reason: str) -> None:
+        self._attempts += 1
+        self._accept()
+        if self._attempts >= ATTEMPTS:
+            self._drop(reason)
+            return
+        ctx = self._relay.ctx
+        delay = ctx.upstream.reconnect_min_seconds * 2**self._attempts
+        self._wait = ctx.clock.call_later(delay, self._resend)
+
+    def _resend(self) -> None:
+        self._wait = None
+        self._relay.binder.demand(self)
+
+    def _answer(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.watch(None)
+            headers = self._relay.answer_headers(self._answer_headers)
+            answer(sink, self._status, headers, b"".join(self._buffer))
+        self._finish()
+
+    def _accept(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.watch(None)
+            replies.accepted(sink)
+
+    def _drop(self, reason: str) -> None:
+        self._relay.dropped(reason, self._correlation_id)
+        self._accept()
+        self._finish()
+
+    def abandon(self, reason: str) -> None:
+        """Record the drop: the session is over."""
+        if not self._is_done:
+            self._exchange_done()
+            self._drop(reason)
+
+    def _exchange_done(self) -> None:
+        if self._exchange is not None:
+            self._exchange.abort()
+            self._exchange = None
+
+    def _finish(self) -> None:
+        self._is_done = True
+        for timer in (self._patience, self._wait):
+            if timer is not None:
+                timer.cancel()
+        self._patience = self._wait = None
+        self._relay.notes.discard(self)

@@ -1,0 +1,226 @@
+"""An `initialize`: forwarded without an id, and if the upstream accepts it, a session of the proxy's own.
+
+Owns one exchange and the waiting for a server that is not there yet. Knows no registry: whoever may hold sessions is
+asked through a callable. Invariant: the client gets an id exactly when the upstream's answer is a handshake result,
+and that answer reaches it unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.core import headers as h
+from proxy.core import jsonrpc, sse
+from proxy.core.edge import Sink, answer
+from proxy.core.headers import Headers
+from proxy.core.ids import RequestId, UpstreamSessionId, is_legal_session_id
+from proxy.core.jsonrpc import InitializeResult, Kind
+from proxy.core.session import Handshake
+from proxy.relay import replies
+from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+
+if TYPE_CHECKING:
+    from proxy.clock import Timer
+    from proxy.relay.context import Context
+    from proxy.relay.session import SessionRelay
+
+OpenSession = Callable[[Handshake, "UpstreamSessionId | None", Headers, str], "SessionRelay"]
+
+
+class Opening:
+    """One `initialize` under way. Fulfils `upstream.base.Receiver` and `core.edge.Watcher`."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_correlation_id",
+        "_ctx",
+        "_decoder",
+        "_exchange",
+        "_head",
+        "_headers",
+        "_is_over",
+        "_open_session",
+        "_pending",
+        "_request_id",
+        "_sink",
+        "_size",
+        "_status",
+        "_wait",
+        "_wait_until",
+    )
+
+    def __init__(
+        self, ctx: Context, request_id: RequestId, headers: Headers, body: bytes, sink: Sink, open_session: OpenSession
+    ) -> None:
+        self._ctx = ctx
+        self._request_id = request_id
+        self._headers, self._correlation_id = ctx.upstream_headers(headers)
+        self._body = body
+        self._sink: Sink | None = sink
+        self._open_session = open_session
+        self._exchange: Exchange | None = None
+        self._status = 0
+        self._head: Headers = []
+        self._buffer: list[bytes] = []
+        self._size = 0
+        self._decoder: sse.Decoder | None = None
+        self._pending: list[sse.Frame] = []
+        """Frames ahead of the result: until it is there nobody knows whether this is a session."""
+        self._wait_until: float | None = None
+        self._wait: Timer | None = None
+        self._is_over = False
+
+    def begin(self) -> None:
+        """Send it."""
+        if self._sink is not None:
+            self._sink.watch(self)
+        self._ctx.passing.add(self)
+        self._send()
+
+    def _send(self) -> None:
+        if not self._is_over:
+            self._exchange = self._ctx.edge.send(UpstreamRequest("POST", self._headers, self._body), self)
+
+    def sink_closed(self) -> None:
+        """The client is gone; an upstream session that nobody will use is ended when its id is known."""
+        self._sink = None
+        if self._exchange is None:
+            self._over()
+
+    def sink_drained(self) -> None:
+        """Nothing waits for room."""
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The answer begins."""
+        self._ctx.recovery.alive()
+        self._status = status
+        self._head = headers
+        if status == 200 and h.is_sse(h.get(headers, "Content-Type")):
+            self._decoder = sse.Decoder(self._ctx.upstream.max_message_bytes)
+
+    def on_data(self, data: bytes) -> None:
+        """A piece of it; bounded, an endless body is no handshake."""
+        self._size += len(data)
+        if self._size > self._ctx.upstream.max_message_bytes:
+            self._fail("answer_too_large")
+            return
+        if self._decoder is None:
+            self._buffer.append(data)
+            return
+        try:
+            frames = self._decoder.feed(data)
+        except sse.FrameTooLarge:
+            self._fail("answer_too_large")
+            return
+        for frame in frames:
+            self._pending.append(frame)
+            if frame.data:
+                envelope = jsonrpc.classify(frame.data)
+                if envelope.kind is Kind.RESPONSE and envelope.id == self._request_id:
+                    self._answered_by_stream(frame.data)
+                    return
+
+    def on_end(self, proven: bool) -> None:
+        """The answer is over."""
+        self._exchange = None
+        if self._is_over:
+            return
+        if self._decoder is not None:
+            self._fail("stream_broken")
+            return
+        body = b"".join(self._buffer)
+        result = jsonrpc.initialize_result(body) if 200 <= self._status < 300 else None
+        if 300 <= self._status < 400:
+            self._fail("redirected", http_status=self._status, location=h.get(self._head, "Location"))
+            return
+        if result is None and not proven and self._status < 300:
+            self._fail("connection_broken")
+            return
+        headers = h.forward_response(self._head)
+        relay = self._adopt(result) if result is not None else None
+        sink, self._sink = self._sink, None
+        self._over()
+        if sink is None:
+            return
+        if relay is not None:
+            headers.append((h.SESSION_ID, relay.session.id))
+        answer(sink, self._status, headers, body)
+
+    def _answered_by_stream(self, data: bytes) -> None:
+        result = jsonrpc.initialize_result(data)
+        relay = self._adopt(result) if result is not None else None
+        sink, self._sink = self._sink, None
+        self._over()
+        if sink is None:
+            return
+        headers = h.forward_response(self._head)
+        if relay is None:
+            sink.start(200, replies.stream_headers(headers))
+            for frame in self._pending:
+                if frame.data:
+                    sink.write(b"event: message\n" + sse.encode(b"", b"", frame.data).partition(b"\n")[2])
+            sink.finish()
+            return
+        stream = relay.open_stream((self._request_id,))
+        relay.readers.attach(stream, sink, stream.floor, headers)
+        messages = [frame for frame in self._pending if frame.data]
+        for frame in messages:
+            relay.log.append(stream, frame.event, frame.data or b"", frame.id, terminal=frame is messages[-1])
+
+    def _adopt(self, result: InitializeResult) -> SessionRelay | None:
+        assigned = h.get(self._head, h.SESSION_ID)
+        upstream_id = UpstreamSessionId(assigned) if assigned and is_legal_session_id(assigned) else None
+        if self._sink is None:
+            if upstream_id is not None:
+                self._ctx.end_upstream(self._headers, upstream_id)
+            return None
+        handshake = Handshake(self._body, self._request_id, result.protocol_version, result)
+        return self._open_session(handshake, upstream_id, self._headers, self._correlation_id)
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The answer will not be whole."""
+        self._exchange = None
+        if self._is_over:
+            return
+        if loss is not Loss.NOT_SENT:
+            self._fail("connection_broken")
+            return
+        self._ctx.recovery.lost()
+        clock = self._ctx.clock
+        if self._wait_until is None:
+            seconds = self._ctx.upstream.rebuild_wait_seconds
+            self._wait_until = clock.now() + seconds
+            self._wait = clock.call_later(seconds, self._waited)
+        if self._sink is None or clock.now() >= self._wait_until:
+            self._fail("unreachable")
+        else:
+            self._ctx.recovery.wait(self._send, live=True)
+
+    def _waited(self) -> None:
+        if self._exchange is None:
+            self._fail("unreachable")
+
+    def _fail(self, reason: str, **data: object) -> None:
+        if self._is_over:
+            return
+        sink, self._sink = self._sink, None
+        self._over()
+        if sink is not None:
+            sink.watch(None)
+            replies.report(sink, reason, self._request_id, **data)
+
+    def abandon(self) -> None:
+        """End it: the proxy shuts down."""
+        self._fail("shutdown")
+
+    def _over(self) -> None:
+        self._is_over = True
+        self._ctx.passing.discard(self)
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
+        if self._exchange is not None:
+            self._exchange.abort()
+            self._exchange = None

@@ -1,0 +1,277 @@
+"""A POST that no session of the proxy carries: modern requests, legacy ones without an id, bodies we cannot read.
+
+Owns one exchange, forwarded unchanged. A stream is decoded only to notice a missing end; whole frames go out as their
+own bytes. Knows no log: nothing here can be resumed. Invariant: what the client gets is a prefix of what the upstream
+sent, cut at a frame boundary, and then at most one error of the proxy's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from proxy.core import faults, jsonrpc, sse
+from proxy.core import headers as h
+from proxy.core.edge import Sink, answer
+from proxy.core.headers import Headers
+from proxy.core.ids import RequestId, SessionId
+from proxy.core.jsonrpc import Kind
+from proxy.relay import replies
+from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+
+if TYPE_CHECKING:
+    from proxy.clock import Timer
+    from proxy.relay.context import Context
+
+_BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+class Passthrough:
+    """One POST under way. Fulfils `upstream.base.Receiver`, `core.edge.Watcher` and `wheel.Beating`."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_cancels",
+        "_ctx",
+        "_decoder",
+        "_exchange",
+        "_head",
+        "_headers",
+        "_ids",
+        "_is_over",
+        "_is_quiet",
+        "_method",
+        "_open_ended",
+        "_session_id",
+        "_sink",
+        "_size",
+        "_slot",
+        "_status",
+        "_tail",
+        "_unanswered",
+        "_wait",
+        "_wait_seconds",
+        "_wait_until",
+    )
+
+    def __init__(
+        self,
+        ctx: Context,
+        ids: tuple[RequestId, ...],
+        headers: Headers,
+        body: bytes,
+        sink: Sink,
+        *,
+        method: str | None = None,
+        is_modern: bool = False,
+        session_id: SessionId | None = None,
+    ) -> None:
+        self._ctx = ctx
+        self._ids = ids
+        self._unanswered = set(ids)
+        self._headers = headers
+        self._body = body
+        self._sink: Sink | None = sink
+        self._method = method
+        self._cancels = is_modern
+        """Whether the client's disconnect is a cancel: in 2026-07-28 it is, before it is not."""
+        self._session_id = session_id
+        """Shown to the client where the upstream shows its own."""
+        self._wait_seconds = (
+            ctx.upstream.discover_wait_seconds if method == "server/discover" else ctx.upstream.rebuild_wait_seconds
+        )
+        self._wait_until: float | None = None
+        self._wait: Timer | None = None
+        self._is_over = False
+        self._exchange: Exchange | None = None
+        self._status = 0
+        self._head: Headers = []
+        self._buffer: list[bytes] = []
+        self._size = 0
+        self._decoder: sse.Decoder | None = None
+        self._tail = b""
+        """Bytes behind the last frame boundary: held back, so that an error of ours never lands inside a frame."""
+        self._is_quiet = False
+        self._slot = -1
+
+    def begin(self) -> None:
+        """Send it."""
+        if self._sink is not None:
+            self._sink.watch(self)
+        self._ctx.passing.add(self)
+        self._send()
+
+    def _send(self) -> None:
+        if not self._is_over:
+            request = UpstreamRequest("POST", self._headers, self._body)
+            self._exchange = self._ctx.edge.send(request, self)
+
+    # -- the client's side
+
+    def sink_closed(self) -> None:
+        """The client is gone."""
+        self._sink = None
+        if self._cancels or not self._exchange:
+            self._abort_upstream()
+            self._over()
+        else:
+            self._exchange.resume()
+
+    def sink_drained(self) -> None:
+        """The client reads again, so we do."""
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    def beat(self) -> None:
+        """Keep a quiet stream alive."""
+        if self._is_quiet and self._sink is not None and not self._sink.congested:
+            self._sink.write(sse.HEARTBEAT)
+        self._is_quiet = True
+
+    # -- the upstream's side
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The answer begins: a stream at once, anything else when it is whole."""
+        self._ctx.recovery.alive()
+        self._status = status
+        self._head = h.forward_response(headers)
+        if self._session_id is not None and h.get(headers, h.SESSION_ID) is not None:
+            self._head.append((h.SESSION_ID, self._session_id))
+        encoded = (h.get(headers, "Content-Encoding") or "identity") != "identity"
+        if status == 200 and h.is_sse(h.get(headers, "Content-Type")) and not encoded:
+            self._decoder = sse.Decoder(self._ctx.upstream.max_message_bytes)
+            self._slot = self._ctx.heartbeats.add(self)
+            if self._sink is not None:
+                self._sink.start(status, self._head)
+
+    def on_data(self, data: bytes) -> None:
+        """A piece of it."""
+        if self._decoder is None:
+            self._buffer.append(data)
+            self._size += len(data)
+            if self._size > self._ctx.upstream.max_message_bytes:
+                self._abort_upstream()
+                self._fail("answer_too_large")
+            return
+        try:
+            for frame in self._decoder.feed(data):
+                self._note_answer(frame)
+        except sse.FrameTooLarge:
+            self._abort_upstream()
+            self._fail("answer_too_large")
+            return
+        held = self._tail + data
+        cut = max((held.rfind(mark) + len(mark) for mark in _BOUNDARIES if mark in held), default=0)
+        if cut and self._sink is not None:
+            self._is_quiet = False
+            self._sink.write(held[:cut])
+            if self._sink.congested and self._exchange is not None:
+                self._exchange.pause()
+        self._tail = held[cut:]
+
+    def _note_answer(self, frame: sse.Frame) -> None:
+        if not frame.data or not self._unanswered:
+            return
+        envelope = jsonrpc.classify(frame.data)
+        if envelope.kind is Kind.RESPONSE and envelope.id is not None:
+            self._unanswered.discard(envelope.id)
+        elif envelope.kind is Kind.BATCH:
+            answered = (member.id for member, _ in jsonrpc.split_batch(frame.data) if member.kind is Kind.RESPONSE)
+            self._unanswered.difference_update(request_id for request_id in answered if request_id is not None)
+
+    def on_end(self, proven: bool) -> None:
+        """The answer is over."""
+        self._exchange = None
+        if self._decoder is not None:
+            # A subscription has no answer to wait for: only a cut one is reported.
+            is_open_ended = self._method == "subscriptions/listen" and proven
+            if self._unanswered and not is_open_ended:
+                self._fail("stream_broken")
+            else:
+                self._finish()
+            return
+        body = b"".join(self._buffer)
+        if not proven and body and jsonrpc.classify(body).kind is Kind.OPAQUE and self._status < 300:
+            self._fail("connection_broken")
+        else:
+            sink, self._sink = self._sink, None
+            self._over()
+            if sink is not None:
+                answer(sink, self._status, self._head, body)
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The answer will not be whole."""
+        self._exchange = None
+        if loss is Loss.NOT_SENT:
+            self._ctx.recovery.lost()
+            self._wait_for_upstream()
+        elif self._decoder is not None:
+            if self._ids and not self._unanswered:
+                self._finish()
+            else:
+                self._fail("stream_broken")
+        else:
+            self._fail("connection_broken")
+
+    def _wait_for_upstream(self) -> None:
+        clock = self._ctx.clock
+        if self._wait_until is None:
+            self._wait_until = clock.now() + self._wait_seconds
+            self._wait = clock.call_later(self._wait_seconds, self._waited)
+        if clock.now() >= self._wait_until:
+            self._waited()
+        else:
+            self._ctx.recovery.wait(self._send, live=True)
+
+    def _waited(self) -> None:
+        if self._exchange is None:
+            self._fail("unreachable")
+
+    # -- ends
+
+    def _fail(self, reason: str, **data: Any) -> None:
+        if self._is_over:
+            return
+        sink, self._sink = self._sink, None
+        streams = self._decoder is not None
+        unanswered = tuple(request_id for request_id in self._ids if request_id in self._unanswered)
+        self._over()
+        if sink is None:
+            return
+        if streams:
+            for request_id in unanswered:
+                sink.write(b"event: message\ndata: " + faults.body(reason, request_id, **data) + b"\n\n")
+            sink.finish()
+        elif self._ids:
+            replies.report_all(sink, reason, unanswered, is_batch=self._body.lstrip()[:1] == b"[", **data)
+        else:
+            # Notifications and responses have no id an error could carry; 202 would claim a delivery.
+            replies.report(sink, reason)
+
+    def _finish(self) -> None:
+        sink, self._sink = self._sink, None
+        self._over()
+        if sink is not None:
+            sink.finish()
+
+    def abandon(self) -> None:
+        """End it: the proxy shuts down."""
+        self._abort_upstream()
+        self._fail("shutdown")
+
+    def _abort_upstream(self) -> None:
+        if self._exchange is not None:
+            self._exchange.abort()
+            self._exchange = None
+
+    def _over(self) -> None:
+        self._is_over = True
+        self._ctx.passing.discard(self)
+        if self._sink is not None:
+            self._sink.watch(None)
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
+        if self._slot >= 0:
+            self._ctx.heartbeats.discard(self, self._slot)
+            self._slot = -1

@@ -1,0 +1,126 @@
+"""A ping inside an upstream session, on a fresh connection: what tells silence and refusal from loss.
+
+Owns the one ping under way and the count of failures. Knows no call; it reports to whoever asked. Invariant: at most
+one ping per session is under way, and every question gets exactly one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.core import jsonrpc
+from proxy.core.headers import Headers
+from proxy.core.ids import Generation
+from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+
+if TYPE_CHECKING:
+    from proxy.clock import Timer
+    from proxy.relay.session import SessionRelay
+
+FAILURES_UNTIL_LOST = 2
+"""Semantics 16: one ping may meet a busy moment, two in a row mean lost."""
+
+
+class Probe:
+    """Asks one session's upstream whether it still knows the session. Fulfils `upstream.base.Receiver`."""
+
+    __slots__ = ("_asked", "_deadline", "_exchange", "_failures", "_generation", "_is_silence", "_relay", "_status")
+
+    def __init__(self, relay: SessionRelay) -> None:
+        self._relay = relay
+        self._asked: list[Callable[[bool], None]] = []
+        self._is_silence = False
+        self._failures = 0
+        self._generation = Generation(0)
+        self._exchange: Exchange | None = None
+        self._deadline: Timer | None = None
+        self._status = 0
+
+    def confirm(self, generation: Generation, answered: Callable[[bool], None]) -> None:
+        """Call *answered* with whether a ping is refused alike (semantics 11): a 400 alone says too little."""
+        if not self._relay.binder.is_bound(generation):
+            # Already lost, or bound anew: the refusal is old news and the request goes to the present session.
+            answered(True)
+            return
+        self._asked.append(answered)
+        self._ping(generation)
+
+    def check_silence(self, generation: Generation) -> None:
+        """Ask because nothing has come for long; two failures in a row lose the session."""
+        if self._relay.binder.is_bound(generation):
+            self._is_silence = True
+            self._ping(generation)
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._asked.clear()
+        self._stop()
+
+    def _ping(self, generation: Generation) -> None:
+        if self._deadline is not None:
+            return
+        relay = self._relay
+        if generation != self._generation:
+            self._failures = 0
+        self._generation = generation
+        self._status = 0
+        body = jsonrpc.request_body(f"mcp-session-proxy-{relay.ctx.correlation_id()}", "ping", None)
+        request = UpstreamRequest("POST", relay.own_headers(), body, fresh=True)
+        self._deadline = relay.ctx.clock.call_later(relay.ctx.upstream.ping_timeout_seconds, self._timed_out)
+        self._exchange = relay.ctx.edge.send(request, self)
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The status is all that is asked for."""
+        self._status = status
+
+    def on_data(self, data: bytes) -> None:
+        """The body says nothing more."""
+
+    def on_end(self, proven: bool) -> None:
+        """The ping is answered."""
+        self._exchange = None
+        self._stop()
+        self._tell(is_refused=self._status in (400, 404), is_alive=self._status < 500)
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The ping failed."""
+        self._exchange = None
+        self._stop()
+        if loss is Loss.NOT_SENT:
+            self._relay.ctx.recovery.lost()
+            # Nobody listens: that is a lost session at once (semantics 11).
+            self._tell(is_refused=True, is_alive=False)
+        else:
+            # A head that came was an answer, even when its stream was cut after it.
+            self._tell(is_refused=self._status in (400, 404), is_alive=0 < self._status < 500)
+
+    def _timed_out(self) -> None:
+        self._deadline = None
+        self._stop()
+        self._tell(is_refused=self._status in (400, 404), is_alive=0 < self._status < 500)
+
+    def _stop(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._exchange is not None:
+            self._exchange.abort()
+            self._exchange = None
+
+    def _tell(self, *, is_refused: bool, is_alive: bool) -> None:
+        relay, generation = self._relay, self._generation
+        is_silence, self._is_silence = self._is_silence, False
+        asked, self._asked = self._asked, []
+        if is_alive and not is_refused:
+            self._failures = 0
+            relay.heard(generation)
+        elif is_silence:
+            self._failures = FAILURES_UNTIL_LOST if is_refused else self._failures + 1
+            if self._failures >= FAILURES_UNTIL_LOST:
+                self._failures = 0
+                relay.binder.give_up(generation, "upstream_session_lost" if is_refused else "upstream_silent")
+            else:
+                self.check_silence(generation)
+        for answered in asked:
+            answered(is_refused)

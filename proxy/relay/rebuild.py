@@ -1,0 +1,262 @@
+"""The stored handshake again: a new upstream session for a session whose old one is gone.
+
+Owns the order of the steps: `initialize`, `notifications/initialized`, the standalone stream, the log level, the
+resource subscriptions. The stream comes before the subscriptions, because a server without an event store drops what
+it sends while no stream is open. Knows no waiting request; it reports built, failed or denied to its session, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from proxy.core import headers as h
+from proxy.core import jsonrpc, sse
+from proxy.core.headers import Headers
+from proxy.core.ids import Generation, RequestId, UpstreamSessionId, is_legal_session_id
+from proxy.core.jsonrpc import Kind
+from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+
+if TYPE_CHECKING:
+    from proxy.clock import Timer
+    from proxy.relay.session import SessionRelay
+
+HEAD_WAIT_SECONDS = 1.0
+"""How long the standalone stream's head is awaited before the rebuild goes on (semantics 18)."""
+
+
+class Refusal(msgspec.Struct):
+    """Why no upstream session can be had."""
+
+    reason: str
+    """A row of the fault table."""
+    data: dict[str, Any] = {}
+    status: int | None = None
+    """The upstream's own status where it is to be relayed (401, 403), with its headers and body."""
+    headers: Headers = []
+    body: bytes = b""
+
+
+class _Step(msgspec.Struct):
+    body: bytes
+    request_id: RequestId | None
+    done: Callable[[int, bytes | None], None]
+
+
+class Rebuild:
+    """One attempt to bind a session anew, however often it must be tried. Fulfils `upstream.base.Receiver`."""
+
+    __slots__ = (
+        "_buffer",
+        "_credentials",
+        "_deadline",
+        "_decoder",
+        "_exchange",
+        "_head",
+        "_is_live",
+        "_message",
+        "_queue",
+        "_relay",
+        "_status",
+        "_step",
+        "_stopped",
+        "generation",
+        "started_at",
+        "upstream_id",
+    )
+
+    def __init__(self, relay: SessionRelay, credentials: Headers, *, is_live: bool) -> None:
+        self._relay = relay
+        self._credentials = credentials
+        self._is_live = is_live
+        self.generation = Generation(relay.session.binding.generation + 1)
+        self.started_at = relay.ctx.clock.now()
+        self.upstream_id: UpstreamSessionId | None = None
+        self._stopped = False
+        self._exchange: Exchange | None = None
+        self._deadline: Timer | None = None
+        self._step: _Step | None = None
+        self._queue: list[_Step] = []
+        self._status = 0
+        self._head: Headers = []
+        self._decoder: sse.Decoder | None = None
+        self._buffer: list[bytes] = []
+        self._message: bytes | None = None
+
+    def start(self) -> None:
+        """Begin: at once for a live request, in the paced queue otherwise."""
+        self._relay.ctx.recovery.pace(self._initialize, live=self._is_live)
+
+    def stop(self) -> None:
+        """Forget it; nothing is reported any more."""
+        self._stopped = True
+        self._end_exchange()
+
+    # -- steps
+
+    def _initialize(self) -> None:
+        if self._stopped:
+            return
+        handshake = self._relay.session.handshake
+        body = jsonrpc.replace_protocol_version(handshake.body, handshake.version)
+        self.upstream_id = None
+        self._send(_Step(body, handshake.request_id, self._initialized), version=None)
+
+    def _initialized(self, status: int, message: bytes | None) -> None:
+        handshake = self._relay.session.handshake
+        if status in (401, 403):
+            self._relay.binder.denied(Refusal("http_status", {"http_status": status}, status, self._head, message or b""))
+            return
+        if status >= 500:
+            self._wait()
+            return
+        result = jsonrpc.initialize_result(message) if message is not None and status < 300 else None
+        if result is None:
+            data: dict[str, Any] = {"http_status": status}
+            if message is not None:
+                data["upstream_error"] = message[:2048].decode("utf-8", "replace")
+            self._relay.binder.failed(Refusal("rebuild_refused", data))
+            return
+        assigned = h.get(self._head, h.SESSION_ID)
+        self.upstream_id = UpstreamSessionId(assigned) if assigned and is_legal_session_id(assigned) else None
+        if result.protocol_version != handshake.version:
+            self._relay.binder.end_upstream(self.upstream_id)
+            self._relay.binder.failed(
+                Refusal("version_mismatch", {"negotiated": handshake.version, "offered": result.protocol_version})
+            )
+            return
+        self._relay.ctx.recovery.alive()
+        note = jsonrpc.notification_body("notifications/initialized", None)
+        self._send(_Step(note, None, self._noted))
+
+    def _noted(self, status: int, message: bytes | None) -> None:
+        if status >= 300:
+            self._relay.binder.failed(Refusal("rebuild_refused", {"http_status": status}))
+            return
+        self._queue = self._restore_steps()
+        if not self._relay.wants_standalone:
+            self._next()
+            return
+        clock = self._relay.ctx.clock
+        self._deadline = clock.call_later(HEAD_WAIT_SECONDS, self._listening)
+        self._relay.link.open(self.generation, self.upstream_id, self._listening)
+
+    def _listening(self) -> None:
+        if self._stopped or self._deadline is None:
+            return
+        self._deadline.cancel()
+        self._deadline = None
+        self._next()
+
+    def _restore_steps(self) -> list[_Step]:
+        session, ctx = self._relay.session, self._relay.ctx
+        steps: list[_Step] = []
+        wanted: list[tuple[str, dict[str, Any]]] = []
+        if session.log_level is not None:
+            wanted.append(("logging/setLevel", {"level": session.log_level}))
+        wanted.extend(("resources/subscribe", {"uri": uri}) for uri in session.subscriptions or ())
+        for method, params in wanted:
+            request_id = f"mcp-session-proxy-{ctx.correlation_id()}"
+            steps.append(_Step(jsonrpc.request_body(request_id, method, params), request_id, self._restored))
+        return steps
+
+    def _restored(self, status: int, message: bytes | None) -> None:
+        if status == 404 or status >= 500:
+            self._wait()
+            return
+        if message is None or status >= 300 or jsonrpc.classify(message).is_error:
+            # A resource that is gone stays gone; the resync that follows says "updated", and a read tells.
+            self._relay.reject("not_restored")
+        self._next()
+
+    def _next(self) -> None:
+        if self._queue:
+            self._send(self._queue.pop(0))
+        else:
+            self._relay.binder.built(self)
+
+    def _wait(self) -> None:
+        self._relay.link.close()
+        self._relay.ctx.recovery.wait(self._initialize, live=self._is_live)
+
+    # -- one exchange
+
+    def _send(self, step: _Step, *, version: str | None = "") -> None:
+        relay = self._relay
+        self._step = step
+        self._status = 0
+        self._buffer = []
+        self._message = None
+        self._decoder = None
+        negotiated = relay.session.handshake.version
+        headers = relay.ctx.own_headers(
+            self._credentials, version=negotiated if version == "" else version, upstream_id=self.upstream_id
+        )
+        self._deadline = relay.ctx.clock.call_later(relay.ctx.upstream.ping_timeout_seconds, self._timed_out)
+        self._exchange = relay.ctx.edge.send(UpstreamRequest("POST", headers, step.body), self)
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """A step's answer begins."""
+        self._status = status
+        self._head = headers
+        if status < 300 and h.is_sse(h.get(headers, "Content-Type")):
+            self._decoder = sse.Decoder(self._relay.ctx.upstream.max_message_bytes)
+
+    def on_data(self, data: bytes) -> None:
+        """A piece of it."""
+        if self._decoder is None:
+            if len(self._buffer) < 1024:
+                self._buffer.append(data)
+            return
+        try:
+            frames = self._decoder.feed(data)
+        except sse.FrameTooLarge:
+            self._end_exchange()
+            self._finish(self._status, None)
+            return
+        step = self._step
+        for frame in frames:
+            if not frame.data or step is None:
+                continue
+            envelope = jsonrpc.classify(frame.data)
+            if envelope.kind is Kind.RESPONSE and envelope.id == step.request_id:
+                self._end_exchange()
+                self._finish(self._status, frame.data)
+                return
+
+    def on_end(self, proven: bool) -> None:
+        """The answer is over."""
+        self._exchange = None
+        self._finish(self._status, None if self._decoder is not None else b"".join(self._buffer))
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The answer will not be whole: the server is not there yet, or left again."""
+        self._exchange = None
+        self._end_exchange()
+        if self._stopped:
+            return
+        if loss is Loss.NOT_SENT:
+            self._relay.ctx.recovery.lost()
+        self._wait()
+
+    def _timed_out(self) -> None:
+        # A stopped process still accepts connections; the next attempt has its own back-off.
+        self._deadline = None
+        self._end_exchange()
+        self._wait()
+
+    def _finish(self, status: int, message: bytes | None) -> None:
+        self._end_exchange()
+        step, self._step = self._step, None
+        if not self._stopped and step is not None:
+            step.done(status, message)
+
+    def _end_exchange(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._exchange is not None:
+            self._exchange.abort()
+            self._exchange = None

@@ -1,0 +1,267 @@
+"""The upstream's side of the standalone stream: one GET, kept while the session is bound.
+
+Owns its state, its cursor and its back-off; appends what arrives to the session's log, whether or not a client
+listens. Invariant: at most one GET is open; a frame that comes twice is appended once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from proxy.core import headers as h
+from proxy.core import jsonrpc, sse
+from proxy.core.headers import Headers
+from proxy.core.ids import Generation, UpstreamSessionId
+from proxy.core.jsonrpc import Kind
+from proxy.relay.call import MAX_CURSOR_BYTES
+from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+
+if TYPE_CHECKING:
+    from proxy.clock import Timer
+    from proxy.relay.session import SessionRelay
+
+_GROWTH = 2.0
+
+
+class LinkState(Enum):
+    """Where the upstream's side stands."""
+
+    CLOSED = "closed"
+    OPENING = "opening"
+    OPEN = "open"
+    WAITING = "waiting"
+    """Broken; a timer opens it again."""
+    REFUSED = "refused"
+    """405: this upstream has no standalone stream; remembered for the generation (semantics 18)."""
+    PARKED = "parked"
+    """401 or 403: until a live request brings other credentials."""
+
+
+class Refused:
+    """The upstream's own answer to a GET, relayed to the client."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Standalone:
+    """The link of one session. Fulfils `upstream.base.Receiver`."""
+
+    __slots__ = (
+        "_attempt",
+        "_buffer",
+        "_cursor",
+        "_decoder",
+        "_exchange",
+        "_has_hole",
+        "_is_resumed",
+        "_relay",
+        "_retry_seconds",
+        "_status",
+        "_timer",
+        "_upstream_id",
+        "_waiters",
+        "generation",
+        "headers",
+        "last_bytes",
+        "refused",
+        "state",
+    )
+
+    def __init__(self, relay: SessionRelay) -> None:
+        self._relay = relay
+        self.state = LinkState.CLOSED
+        self.generation = Generation(0)
+        self._upstream_id: UpstreamSessionId | None = None
+        self._cursor: bytes | None = None
+        self._retry_seconds: float | None = None
+        self._is_resumed = False
+        self._has_hole = False
+        """Events may have been lost while the link was broken: told once it is open again."""
+        self._attempt = 0
+        self._exchange: Exchange | None = None
+        self._timer: Timer | None = None
+        self._decoder: sse.Decoder | None = None
+        self._status = 0
+        self._buffer: list[bytes] = []
+        self._waiters: list[Callable[[], None]] = []
+        self.headers: Headers = []
+        """The upstream's head, for the client's stream."""
+        self.refused: Refused | None = None
+        self.last_bytes = 0.0
+
+    def open(
+        self, generation: Generation, upstream_id: UpstreamSessionId | None, known: Callable[[], None] | None = None
+    ) -> None:
+        """Open the link in an upstream session, unless it is; *known* is called once its answer is there."""
+        if generation != self.generation:
+            self.close()
+            self.generation = generation
+            self._upstream_id = upstream_id
+            self._cursor = None
+            self._has_hole = False
+            self._attempt = 0
+            self.refused = None
+        if self.state in (LinkState.OPEN, LinkState.REFUSED, LinkState.WAITING):
+            if known is not None:
+                known()
+            return
+        if known is not None:
+            self._waiters.append(known)
+        if self.state in (LinkState.CLOSED, LinkState.PARKED):
+            self._get()
+
+    def close(self) -> None:
+        """Cut the link; it opens again with the next `open`."""
+        self.state = LinkState.CLOSED
+        self._decoder = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._exchange is not None:
+            self._exchange.abort()
+            self._exchange = None
+        self._tell_waiters()
+
+    def _get(self) -> None:
+        self._timer = None
+        self.state = LinkState.OPENING
+        relay = self._relay
+        headers = relay.own_headers(is_get=True, upstream_id=self._upstream_id)
+        cursor = self._cursor
+        self._is_resumed = cursor is not None
+        if cursor is not None:
+            headers.append((h.LAST_EVENT_ID, cursor.decode("ascii")))
+        self._decoder = None
+        self._buffer = []
+        self.last_bytes = relay.ctx.clock.now()
+        self._exchange = relay.ctx.edge.send(UpstreamRequest("GET", headers, b"", fresh=True), self)
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The upstream's word on its standalone stream."""
+        self.last_bytes = self._relay.ctx.clock.now()
+        self._status = status
+        self.headers = headers
+        encoded = (h.get(headers, "Content-Encoding") or "identity") != "identity"
+        if status == 200 and h.is_sse(h.get(headers, "Content-Type")) and not encoded:
+            self.state = LinkState.OPEN
+            self._decoder = sse.Decoder(self._relay.ctx.upstream.max_message_bytes)
+            if self._has_hole:
+                self._has_hole = False
+                self._relay.readers.tell_resync()
+            self._tell_waiters()
+
+    def on_data(self, data: bytes) -> None:
+        """Bytes of the stream, or of a refusal."""
+        self.last_bytes = self._relay.ctx.clock.now()
+        if self._decoder is None:
+            if len(self._buffer) < 64:
+                self._buffer.append(data)
+            return
+        try:
+            frames = self._decoder.feed(data)
+        except sse.FrameTooLarge:
+            # The frame can never be passed on; asking for it again by cursor would end here again.
+            self._cursor = None
+            self._exchange_abort()
+            self._has_hole = True
+            self._again(self._relay.ctx.upstream.reconnect_min_seconds)
+            return
+        if frames:
+            self._attempt = 0
+        for frame in frames:
+            self._frame(frame)
+
+    def _frame(self, frame: sse.Frame) -> None:
+        if frame.id is not None:
+            usable = len(frame.id) <= MAX_CURSOR_BYTES and frame.id.isascii()
+            self._cursor = frame.id if usable and frame.id else None
+        if frame.retry is not None:
+            self._retry_seconds = frame.retry / 1000
+        data = frame.data
+        if not data:
+            return
+        relay = self._relay
+        stream = relay.readers.standalone
+        if self._is_resumed and stream.holds(frame):
+            return
+        envelope = jsonrpc.classify(data)
+        if envelope.kind is Kind.REQUEST:
+            data = relay.admit(envelope, data, self.generation)
+        relay.log.append(stream, frame.event, data, frame.id)
+
+    def on_end(self, proven: bool) -> None:
+        """The stream ended, or a refusal is whole."""
+        self._exchange = None
+        if self._decoder is not None:
+            self._broken(is_clean=proven)
+            return
+        relay = self._relay
+        status = self._status
+        if status == 405:
+            self.state = LinkState.REFUSED
+            self.refused = Refused(status, self.headers, b"".join(self._buffer))
+            self._tell_waiters()
+        elif status == 404 and self._upstream_id is not None:
+            self.state = LinkState.CLOSED
+            relay.binder.lose(self.generation, "gone")
+        elif status == 400 and self._upstream_id is not None and relay.binder.is_bound(self.generation):
+            self.state = LinkState.WAITING
+            relay.probe.confirm(self.generation, self._probed)
+        elif status in (401, 403):
+            self.state = LinkState.PARKED
+            self.refused = Refused(status, self.headers, b"".join(self._buffer))
+            self._tell_waiters()
+        else:
+            self._broken(is_clean=False)
+
+    def _probed(self, is_lost: bool) -> None:
+        if is_lost:
+            self._relay.binder.lose(self.generation, "bad")
+        elif self.state is LinkState.WAITING:
+            # Perhaps only the cursor was refused.
+            self._cursor = None
+            self._broken(is_clean=False)
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The link broke."""
+        self._exchange = None
+        if loss is Loss.NOT_SENT:
+            self.state = LinkState.CLOSED
+            self._relay.binder.refused(self.generation)
+            self._tell_waiters()
+        else:
+            self._broken(is_clean=False)
+
+    def _broken(self, *, is_clean: bool) -> None:
+        upstream = self._relay.ctx.upstream
+        delay = min(upstream.reconnect_max_seconds, upstream.reconnect_min_seconds * _GROWTH**self._attempt)
+        self._attempt = min(self._attempt + 1, 20)
+        if is_clean and self._retry_seconds is not None:
+            delay = max(delay, self._retry_seconds)
+        if self._cursor is None and self._decoder is not None:
+            # Whatever is sent until the link is open again cannot be asked for: a hole, so it is told.
+            self._has_hole = True
+        self._again(delay * (0.75 + 0.5 * self._relay.ctx.clock.jitter()))
+
+    def _again(self, delay: float) -> None:
+        self._decoder = None
+        self.state = LinkState.WAITING
+        self._timer = self._relay.ctx.clock.call_later(delay, self._get)
+        self._tell_waiters()
+
+    def _exchange_abort(self) -> None:
+        if self._exchange is not None:
+            self._exchange.abort()
+            self._exchange = None
+
+    def _tell_waiters(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for known in waiters:
+            known()

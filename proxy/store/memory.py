@@ -1,0 +1,171 @@
+"""The log in memory: a ring per stream, bounded by count, bytes and age; it survives nothing.
+
+Owns the accounting of all buffered bytes of the process. Knows nothing of clients or upstreams. Invariant: the sum
+of the streams' sizes is the log's size; the logs' sizes and the entries' overhead add up to the budget's.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from cachetools import FIFOCache
+
+from proxy.config import Replay
+from proxy.core import sse
+from proxy.core.cursor import event_id
+from proxy.core.ids import Epoch, Offset, RequestId, StreamId
+from proxy.core.replay import Entry, Stream, StreamState, Tombstone
+
+TOMBSTONES = 1_024
+"""Evicted call streams whose request ids one session remembers: beyond it a very late resume gets 405."""
+
+
+ENTRY_OVERHEAD = 256
+"""Bytes an entry and its share of a stream cost beside their text; charged to the process's cap, so that many small
+entries cannot outgrow it."""
+
+
+class Budget:
+    """All buffered bytes of the process and the completed streams in the order of their completion."""
+
+    def __init__(self, limits: Replay, now: Callable[[], float]) -> None:
+        self.limits = limits
+        self.now = now
+        self.used = 0
+        self.logs: set[MemoryLog] = set()
+        self._completed: OrderedDict[Stream, tuple[MemoryLog, float]] = OrderedDict()
+
+    def completed(self, log: "MemoryLog", stream: Stream) -> None:
+        """Start the stream's last period: it stays readable for `completed_seconds`."""
+        self._completed[stream] = (log, self.now() + self.limits.completed_seconds)
+
+    def forget(self, stream: Stream) -> None:
+        """Stop tracking a stream that is gone."""
+        self._completed.pop(stream, None)
+
+    def expire(self) -> None:
+        """Evict the completed streams whose time is over."""
+        now = self.now()
+        while self._completed:
+            stream, (log, deadline) = next(iter(self._completed.items()))
+            if deadline > now:
+                return
+            log.evict(stream)
+
+    def reclaim(self) -> None:
+        """Come back under the process's cap: completed streams first, oldest first, then the largest log pays."""
+        cap = self.limits.bytes_total
+        while self.used > cap and self._completed:
+            stream, (log, _) = next(iter(self._completed.items()))
+            log.evict(stream)
+        while self.used > cap:
+            largest = max(self.logs, key=lambda log: log.size)
+            if not largest.size:
+                return
+            # Half of it, so that the search over all logs is paid once for many appends.
+            largest.shrink(largest.size // 2)
+
+
+class MemoryLog:
+    """One session's log in memory; commits at once. Fulfils `store.base.StreamLog`."""
+
+    __slots__ = ("_budget", "_limits", "_streams", "_tombstones", "committed", "epoch", "size", "top")
+
+    def __init__(self, epoch: Epoch, budget: Budget) -> None:
+        self.epoch = epoch
+        self.top = Offset(0)
+        self.committed = Offset(0)
+        self.size = 0
+        self._budget = budget
+        self._limits = budget.limits
+        self._streams: dict[StreamId, Stream] = {}
+        self._tombstones: FIFOCache[StreamId, Tombstone] | None = None
+        budget.logs.add(self)
+
+    def open(self, stream_id: StreamId, request_ids: tuple[RequestId, ...]) -> Stream:
+        """Begin a stream. Its floor is the present top."""
+        stream = Stream(stream_id, self.top, request_ids)
+        self._streams[stream_id] = stream
+        return stream
+
+    def find(self, stream_id: StreamId) -> Stream | None:
+        """Return the stream unless it was evicted or never was."""
+        return self._streams.get(stream_id)
+
+    def mark(self, stream: Stream | None) -> Offset:
+        """Use up an offset without an entry."""
+        self.top = self.committed = Offset(self.top + 1)
+        if stream is not None:
+            stream.last = self.top
+        return self.top
+
+    def append(
+        self, stream: Stream, event: bytes, data: bytes, upstream_id: bytes | None, *, terminal: bool = False
+    ) -> Offset:
+        """Log one frame, wake the reader, bound the window."""
+        offset = Offset(self.top + 1)
+        wire = sse.encode(event_id(self.epoch, stream.id, offset), event, data)
+        self.top = self.committed = offset
+        stream.append(Entry(offset, wire, upstream_id))
+        self.size += len(wire)
+        self._budget.used += len(wire) + ENTRY_OVERHEAD
+        if terminal:
+            stream.terminal = offset
+            stream.state = StreamState.COMPLETE
+            self._budget.completed(self, stream)
+        # The reader first, the bounds after: an entry larger than the window still goes to who is listening.
+        if stream.reader is not None:
+            stream.reader.wake()
+        self._bound(stream)
+        return offset
+
+    def tombstone(self, stream_id: StreamId) -> Tombstone | None:
+        """Return what is remembered of an evicted call stream."""
+        return self._tombstones.get(stream_id) if self._tombstones is not None else None
+
+    def evict(self, stream: Stream) -> None:
+        """Forget the stream's entries, leaving a tombstone of its request ids."""
+        if self._streams.pop(stream.id, None) is None:
+            return
+        self._release(stream.size, len(stream.entries or ()))
+        stream.state = StreamState.EVICTED
+        stream.entries = None
+        stream.size = 0
+        stream.floor = stream.last
+        self._budget.forget(stream)
+        if stream.request_ids:
+            if self._tombstones is None:
+                self._tombstones = FIFOCache(TOMBSTONES)
+            self._tombstones[stream.id] = Tombstone(stream.request_ids, stream.last)
+
+    def close(self) -> None:
+        """Forget everything; the session is over."""
+        for stream in tuple(self._streams.values()):
+            self.evict(stream)
+        self._budget.logs.discard(self)
+
+    def shrink(self, target: int) -> None:
+        """Drop the session's oldest entries, whatever their stream, until at most *target* bytes remain."""
+        while self.size > target:
+            # Offsets count through the session, so the smallest first offset is the oldest entry.
+            oldest = min(
+                (stream for stream in self._streams.values() if stream.entries),
+                key=lambda stream: stream.entries[0].offset if stream.entries else self.top,
+                default=None,
+            )
+            if oldest is None:
+                return
+            self._release(oldest.drop_oldest(), 1)
+
+    def _bound(self, stream: Stream) -> None:
+        limits = self._limits
+        entries = stream.entries
+        while entries and (len(entries) > limits.events_per_stream or stream.size > limits.bytes_per_stream):
+            self._release(stream.drop_oldest(), 1)
+        if self.size > limits.bytes_per_session:
+            self.shrink(limits.bytes_per_session)
+        if self._budget.used > limits.bytes_total:
+            self._budget.reclaim()
+
+    def _release(self, size: int, entries: int) -> None:
+        self.size -= size
+        self._budget.used -= size + entries * ENTRY_OVERHEAD
