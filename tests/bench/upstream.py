@@ -1,0 +1,399 @@
+"""A stub MCP server that costs next to nothing, so that a benchmark measures what stands in front of it.
+
+Owns a strict little HTTP/1.1 parser and four canned tools; knows no proxy. Sessions are checked (404 for an
+unknown one), so a proxy that maps ids wrongly is seen. Events of a call leave in one loop turn each, as from
+a real server: written at once they would reach the proxy as a single read.
+Control, beside the MCP endpoint: `GET /status` and `POST /emit?n=K&rate=R` (K events on every open stream).
+"""
+
+import argparse
+import asyncio
+import functools
+import gc
+import itertools
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from typing import Final, cast
+from urllib.parse import parse_qs
+
+import msgspec
+
+REVISION: Final = "2025-11-25"
+BIG_BYTES: Final = 1 << 20
+PROGRESS_EVENTS: Final = 3
+MAX_HEAD_BYTES: Final = 32768
+
+RESULT: Final = (
+    b'{"content":[{"type":"text","text":"' + b"the quick brown fox jumps over the lazy dog " * 3 + b'"}]}'
+)
+BIG_RESULT: Final = b'{"content":[{"type":"text","text":"' + b"x" * BIG_BYTES + b'"}]}'
+SERVER: Final = (
+    b'{"protocolVersion":"%b","capabilities":{"tools":{"listChanged":true},"logging":{}},'
+    b'"serverInfo":{"name":"bench-upstream","version":"1"}}' % REVISION.encode()
+)
+SSE_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+LAST_CHUNK: Final = b"0\r\n\r\n"
+# A name with white space around it or before its colon would be read differently by another parser: refused.
+HEADER: Final = re.compile(rb"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*(?=\r\n)")
+
+
+class Meta(msgspec.Struct):
+    """The `_meta` member of a call."""
+
+    token: msgspec.Raw = msgspec.field(name="progressToken", default=msgspec.Raw(b"0"))
+
+
+class Params(msgspec.Struct):
+    """What a tool call is routed by."""
+
+    name: str = ""
+    meta: Meta | None = msgspec.field(name="_meta", default=None)
+
+
+class Message(msgspec.Struct):
+    """The envelope of a JSON-RPC message; a notification has no id."""
+
+    method: str = ""
+    id: msgspec.Raw = msgspec.Raw(b"")
+    params: Params | None = None
+
+
+decode: Final = msgspec.json.Decoder(Message).decode
+
+
+class BadRequestError(Exception):
+    """The bytes are not a request this stub accepts."""
+
+
+def chunk(data: bytes) -> bytes:
+    """Frame `data` as one chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def answer(status: bytes, body: bytes = b"", extra: bytes = b"") -> bytes:
+    """Build a complete response with a Content-Length."""
+    head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n"
+    return head % (status, extra, len(body)) + body
+
+
+def response_start(request_id: bytes) -> bytes:
+    """Build a JSON-RPC response up to its result."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":' % request_id
+
+
+def response(request_id: bytes, result: bytes) -> bytes:
+    """Build a JSON-RPC response."""
+    return b"%b%b}" % (response_start(request_id), result)
+
+
+def progress(token: bytes, step: int) -> bytes:
+    """Build the `step`-th progress notification of a call."""
+    return (
+        b'{"jsonrpc":"2.0","method":"notifications/progress",'
+        b'"params":{"progressToken":%b,"progress":%d,"total":%d}}' % (token, step, PROGRESS_EVENTS)
+    )
+
+
+def broadcast(number: int) -> bytes:
+    """Build the `number`-th message of the standalone stream (about 190 bytes)."""
+    return (
+        b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","logger":"bench",'
+        b'"data":{"number":%d,"text":"a line of log such as a tool would write while it works on"}}}' % number
+    )
+
+
+class Server:
+    """The state all connections share: sessions, their standalone streams, counters."""
+
+    def __init__(self) -> None:
+        self.sessions: set[bytes] = set()
+        self.streams: dict[bytes, Connection] = {}
+        self.calls = 0
+        self.emitted = 0
+        self.numbers = itertools.count(1)
+        self.emitting: set[asyncio.Task[None]] = set()
+
+    async def emit(self, rounds: int, rate: float) -> None:
+        """Send `rounds` messages on every open stream, `rate` rounds per second (0: one per loop turn)."""
+        for _ in range(rounds):
+            self.emitted += 1
+            message = broadcast(self.emitted)
+            block = chunk(b"event: message\nid: s-%d\ndata: %b\n\n" % (self.emitted, message))
+            for stream in self.streams.values():
+                stream.transport.write(block)
+            await asyncio.sleep(1 / rate if rate else 0)
+
+
+class Connection(asyncio.Protocol):
+    """One client connection: requests are answered in their order, one at a time."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.pending = b""
+        self.busy = False
+        self.session: bytes | None = None
+        self.tools: dict[str, Callable[[bytes, bytes], None]] = {
+            "json": self.tool_json,
+            "sse": self.tool_sse,
+            "big_json": self.tool_big_json,
+            "big_event": self.tool_big_event,
+        }
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the standalone stream this connection carried."""
+        if self.session is not None and self.server.streams.get(self.session) is self:
+            del self.server.streams[self.session]
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every complete request; keep the rest."""
+        self.pending = self.pending + data if self.pending else data
+        try:
+            while self.pending and not self.busy and self.serve():
+                pass
+        except (BadRequestError, msgspec.DecodeError, ValueError) as error:
+            self.transport.write(answer(b"400 Bad Request", str(error).encode(), b"Connection: close\r\n"))
+            self.transport.close()
+
+    def serve(self) -> bool:
+        """Answer the first request of `pending`; False when it is not complete yet."""
+        data = self.pending
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > MAX_HEAD_BYTES:
+                raise BadRequestError("head too large")
+            return False
+        line, headers = parse_head(data[: end + 2])
+        cut = body_end(data, end + 4, headers)
+        if cut is None:
+            return False
+        body, self.pending = cut[0], data[cut[1] :]
+        path, _, query = line[1].partition(b"?")
+        self.route(line[0], path, query, headers, body)
+        return True
+
+    def route(
+        self, method: bytes, path: bytes, query: bytes, headers: dict[bytes, bytes], body: bytes
+    ) -> None:
+        """Hand one request to what answers it."""
+        session = headers.get(b"mcp-session-id")
+        write = self.transport.write
+        if path != b"/mcp":
+            self.control(method, path, query)
+        elif method == b"POST":
+            self.post(session, body)
+        elif session not in self.server.sessions or session is None:
+            write(answer(b"404 Not Found" if session else b"400 Bad Request"))
+        elif method == b"GET":
+            self.open_stream(session)
+        elif method == b"DELETE":
+            self.server.sessions.discard(session)
+            stream = self.server.streams.pop(session, None)
+            if stream is not None:
+                stream.end_stream()
+            write(answer(b"200 OK"))
+        else:
+            write(answer(b"405 Method Not Allowed"))
+
+    def control(self, method: bytes, path: bytes, query: bytes) -> None:
+        """Answer the benchmark itself."""
+        server = self.server
+        if (method, path) == (b"GET", b"/status"):
+            status = {"sessions": len(server.sessions), "streams": len(server.streams)}
+            body = json.dumps(status | {"calls": server.calls, "emitted": server.emitted}).encode()
+            self.transport.write(answer(b"200 OK", body))
+        elif (method, path) == (b"POST", b"/emit"):
+            options = parse_qs(query.decode())
+            work = server.emit(int(options.get("n", ["1"])[0]), float(options.get("rate", ["0"])[0]))
+            task = asyncio.get_running_loop().create_task(work)
+            server.emitting.add(task)
+            task.add_done_callback(server.emitting.discard)
+            self.transport.write(answer(b"202 Accepted"))
+        else:
+            self.transport.write(answer(b"404 Not Found"))
+
+    def post(self, session: bytes | None, body: bytes) -> None:
+        """Answer one JSON-RPC message."""
+        message = decode(body)
+        server = self.server
+        if message.method == "initialize":
+            minted = b"bench-upstream-%d" % next(server.numbers)
+            server.sessions.add(minted)
+            header = b"Mcp-Session-Id: %b\r\n" % minted
+            self.transport.write(answer(b"200 OK", response(bytes(message.id), SERVER), header))
+        elif session not in server.sessions:
+            self.transport.write(answer(b"404 Not Found" if session else b"400 Bad Request"))
+        elif not message.id or not message.method:
+            self.transport.write(answer(b"202 Accepted"))
+        elif message.method == "tools/call" and message.params and message.params.name in self.tools:
+            server.calls += 1
+            meta = message.params.meta
+            self.tools[message.params.name](bytes(message.id), bytes(meta.token) if meta else b"0")
+        else:
+            self.transport.write(answer(b"200 OK", response(bytes(message.id), b"{}")))
+
+    def tool_json(self, request_id: bytes, token: bytes) -> None:
+        """Answer at once, as plain JSON."""
+        self.transport.write(answer(b"200 OK", response(request_id, RESULT)))
+
+    def tool_big_json(self, request_id: bytes, token: bytes) -> None:
+        """Answer with a 1 MiB body."""
+        prefix = response_start(request_id)
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+            len(prefix) + len(BIG_RESULT) + 1,
+            prefix,
+        )
+        self.transport.writelines([head, BIG_RESULT, b"}"])  # a megabyte is not copied to be joined
+
+    def tool_sse(self, request_id: bytes, token: bytes) -> None:
+        """Answer with a priming event, progress, the result."""
+        self.stream(
+            [progress(token, step) for step in range(1, PROGRESS_EVENTS + 1)] + [response(request_id, RESULT)]
+        )
+
+    def tool_big_event(self, request_id: bytes, token: bytes) -> None:
+        """Answer with a priming event and a 1 MiB event."""
+        name = next(self.server.numbers)
+        start = b"event: message\nid: c%d-1\ndata: %b" % (name, response_start(request_id))
+        size = len(start) + len(BIG_RESULT) + 3
+        self.transport.write(SSE_HEAD + chunk(b"id: c%d-0\ndata: \n\n" % name))
+        self.transport.writelines([b"%x\r\n%b" % (size, start), BIG_RESULT, b"}\n\n\r\n" + LAST_CHUNK])
+
+    def stream(self, messages: list[bytes]) -> None:
+        """Send the messages as SSE events, each in its own loop turn, then end the body."""
+        self.busy = True
+        name = next(self.server.numbers)
+        soon = asyncio.get_running_loop().call_soon
+        steps = [
+            chunk(b"event: message\nid: c%d-%d\ndata: %b\n\n" % (name, n, m))
+            for n, m in enumerate(messages, 1)
+        ]
+        steps[-1] += LAST_CHUNK
+        rest = iter(steps)
+        last = len(steps)
+
+        def step(number: int) -> None:
+            if self.transport.is_closing():
+                return
+            self.transport.write(next(rest))
+            if number < last:
+                soon(step, number + 1)
+                return
+            self.busy = False
+            if self.pending:
+                self.data_received(b"")
+
+        self.transport.write(SSE_HEAD + chunk(b"id: c%d-0\ndata: \n\n" % name))
+        soon(step, 1)
+
+    def open_stream(self, session: bytes) -> None:
+        """Hold this connection as the session's standalone stream; an older one ends cleanly."""
+        former = self.server.streams.pop(session, None)
+        if former is not None:
+            former.end_stream()
+        self.busy = True
+        self.session = session
+        self.server.streams[session] = self
+        self.transport.write(SSE_HEAD + chunk(b"id: s-0\ndata: \n\n"))
+
+    def end_stream(self) -> None:
+        """End the standalone stream with a proper last chunk; the connection serves on."""
+        self.transport.write(LAST_CHUNK)
+        self.busy = False
+        self.session = None
+        if self.pending:
+            self.data_received(b"")
+
+
+# A closed loop repeats its heads; to parse them again would be half of what a call costs here.
+@functools.lru_cache(maxsize=4096)
+def parse_head(head: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
+    """Parse a head up to its last line's CRLF: ([method, target, version], headers by lower-case name)."""
+    first = head.find(b"\r\n")
+    line = head[:first].split(b" ")
+    if len(line) != 3 or line[2] != b"HTTP/1.1":
+        raise BadRequestError("malformed request line")
+    pairs = HEADER.findall(head, first)
+    if len(pairs) != head.count(b"\r\n") - 1:
+        raise BadRequestError("malformed header")
+    headers = {name.lower(): value for name, value in pairs}
+    if len(headers) != len(pairs):
+        names = [name.lower() for name, _ in pairs]
+        if any(
+            names.count(name) > 1 for name in (b"content-length", b"transfer-encoding", b"mcp-session-id")
+        ):
+            raise BadRequestError("duplicate header")
+    return line, headers
+
+
+def body_end(data: bytes, start: int, headers: dict[bytes, bytes]) -> tuple[bytes, int] | None:
+    """Cut a request's body: (body, offset behind it), or None while it is not complete."""
+    coding = headers.get(b"transfer-encoding")
+    length = headers.get(b"content-length")
+    if coding is None:
+        if length is None:
+            return b"", start
+        if not length.isdigit():
+            raise BadRequestError("malformed Content-Length")
+        stop = start + int(length)
+        return (data[start:stop], stop) if len(data) >= stop else None
+    if length is not None or coding.lower() != b"chunked":
+        raise BadRequestError("ambiguous framing")
+    parts = []
+    while True:
+        line = data.find(b"\r\n", start)
+        if line < 0:
+            return None
+        size = int(data[start:line].partition(b";")[0], 16)
+        start = line + 2
+        if len(data) < start + size + 2:
+            return None
+        if data[start + size : start + size + 2] != b"\r\n":  # also refuses trailers: nobody here sends any
+            raise BadRequestError("malformed chunk")
+        parts.append(data[start : start + size])
+        start += size + 2
+        if not size:
+            return b"".join(parts), start
+
+
+async def serve(port: int) -> None:
+    """Serve until SIGTERM or SIGINT; print one line with the address first."""
+    server = Server()
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(lambda: Connection(server), "127.0.0.1", port, backlog=4096)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    print(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/mcp", flush=True)
+    gc.freeze()
+    await stop.wait()
+    listener.close()
+    os._exit(0)  # thousands of open streams need no farewell
+
+
+def main() -> None:
+    """Run the stub."""
+    parser = argparse.ArgumentParser(description="A stub MCP server for benchmarks.")
+    parser.add_argument("--port", type=int, default=0)
+    port = parser.parse_args().port
+    try:
+        import uvloop as engine
+    except ImportError:
+        asyncio.run(serve(port))
+    else:
+        engine.run(serve(port))
+
+
+if __name__ == "__main__":
+    main()
