@@ -106,6 +106,8 @@ class Upstream:
     """Name in logs and counters, a-z, 0-9, - and _. `default` is the name `--upstream` gives."""
     url: str = _setting("http://127.0.0.1:3001/mcp", check=url_problem, flag="--upstream")
     """Its MCP endpoint, http or https, no user, query or fragment. 3001: the example servers' port."""
+    http: str = _setting("wire", check=_one_of("wire", "aiohttp"))
+    """How it is spoken to: `wire` (at protocol level, a third of the price) or `aiohttp`, which does the same."""
     connect_timeout_seconds: float = _seconds(5.0)
     """Time for one connection attempt, seconds, above 0. 5: one lost SYN and its repetitions fit."""
     keepalive_seconds: float = _seconds(2.0, zero=True)
@@ -120,8 +122,8 @@ class Upstream:
     """Time for that ping's answer, seconds, above 0, at most `silence_seconds`. Two failures mean lost."""
     reconnect_min_seconds: float = _seconds(0.1)
     """First delay between attempts to reach it again, seconds, above 0. 0.1: a fast restart is met."""
-    reconnect_max_seconds: float = _seconds(5.0)
-    """Longest such delay, seconds, from `reconnect_min_seconds`. 5: cheap, one loop per upstream."""
+    reconnect_max_seconds: float = _seconds(1.0)
+    """Longest such delay, seconds, from `reconnect_min_seconds`. 1: cheap, one loop per upstream."""
     resume_attempts: int = _count(3, least=0, most=1000)
     """Tries to resume a broken call stream by upstream cursor, from 0. 3: then its outcome is unknown."""
     max_message_bytes: int = _bytes(16_777_216)

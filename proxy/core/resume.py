@@ -48,7 +48,7 @@ def decide(
         # (one SSE client library sends session A's cursor with session B's first request); a foreign call is none
         # of this session's.
         return Resume.RESYNC if is_standalone else Resume.FORGED
-    if cursor.offset > top or (not is_standalone and int(cursor.stream[1:]) >= next_stream):
+    if cursor.offset > top or not (is_standalone or 1 <= int(cursor.stream[1:]) < next_stream):
         return Resume.FORGED
     if stream is None:
         if is_standalone:

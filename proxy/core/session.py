@@ -199,15 +199,17 @@ class ServerRequests:
 
     def admit(self, upstream_id: RequestId, generation: Generation) -> RequestId:
         """Record a server request and return the id to show the client: another one only where two could meet."""
+        owner = (generation, upstream_id)
         shown = upstream_id
-        known = self._open.get(shown)
-        if known is not None and known[0] != generation:
-            for candidate, owner in self._open.items():
-                if owner == (generation, upstream_id) and type(owner[1]) is type(upstream_id):
+        if self._open.get(shown, owner) != owner:
+            for candidate, other in self._open.items():
+                if other == owner:
                     return candidate
-            self._renamed += 1
-            shown = f"mcp-session-proxy-{generation}-{self._renamed}"
-        self._open[shown] = (generation, upstream_id)
+            # A loop, because an upstream may use such names itself.
+            while shown in self._open:
+                self._renamed += 1
+                shown = f"mcp-session-proxy-{generation}-{self._renamed}"
+        self._open[shown] = owner
         if len(self._open) > SERVER_REQUESTS:
             self._open.popitem(last=False)
         return shown

@@ -25,6 +25,8 @@ class Listener:
         self._registry = registry
         self._ctx = registry.ctx
         self._config = config
+        # Parsed once: the property reads the address anew, and every request asks.
+        self._host = config.host
         self._paths = frozenset({config.path, config.path.rstrip("/") + "/", config.path.rstrip("/") or "/"})
 
     def handle(self, request: Request, sink: Sink) -> None:
@@ -48,9 +50,9 @@ class Listener:
         if request.path.partition("?")[0] not in self._paths:
             return "no_such_path", {"path": config.path}
         host = h.get(headers, "Host")
-        if not h.host_allowed(host, config.host, config.allowed_hosts):
+        if not h.host_allowed(host, self._host, config.allowed_hosts):
             return "bad_host", {"header": "Host"}
-        if not h.origin_allowed(h.get(headers, "Origin"), config.host, config.allowed_origins, host):
+        if not h.origin_allowed(h.get(headers, "Origin"), self._host, config.allowed_origins, host):
             return "bad_origin", {"header": "Origin"}
         doubled = h.duplicated_headers(headers)
         if doubled:

@@ -35,6 +35,7 @@ class HttpServer:
         self._handle = handle
         self._config = config
         self._server: asyncio.Server | None = None
+        self._loop = asyncio.get_running_loop()
         self._web = _WebServer(
             self._serve,
             request_factory=self._make_request,
@@ -75,7 +76,7 @@ class HttpServer:
             protocol,
             writer,
             task,
-            asyncio.get_running_loop(),
+            self._loop,
             client_max_size=self._config.max_body_bytes,
         )
 

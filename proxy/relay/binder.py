@@ -90,12 +90,27 @@ class Binder:
         """Report that the upstream session of *generation* is gone; news of an older one is ignored."""
         if not self.is_bound(generation):
             return
+        self._observe_lost(reason)
+        self.apply(BindingEvent.LOSS)
+
+    def lose_for(self, waiter: Waiter, generation: Generation, reason: str) -> None:
+        """Report the loss that *waiter*'s request met, and send it in the next upstream session."""
+        if not self.is_bound(generation):
+            self.demand(waiter)
+            return
+        self._observe_lost(reason)
+        # It waits before the loss is told: an attached reader would start the rebuild in the background's queue and
+        # with older credentials than those of this live request (semantics 12).
+        self._waiting[waiter] = None
+        waiter.queued()
+        self.apply(BindingEvent.LOSS)
+
+    def _observe_lost(self, reason: str) -> None:
         relay = self._relay
         if relay.ctx.observer.is_active:
             relay.ctx.observer.upstream_lost(
                 hooks.UpstreamLost(session=relay.fingerprint, upstream=relay.ctx.upstream.name, reason=reason)
             )
-        self.apply(BindingEvent.LOSS)
 
     def refused(self, generation: Generation) -> None:
         """Report that the upstream refuses connections."""
@@ -104,7 +119,7 @@ class Binder:
 
     def give_up(self, generation: Generation, reason: str) -> None:
         """Lose the upstream session by its silence or its own word: end what runs in it, then rebuild."""
-        running = [call for call in set(self._relay.calls.values()) if call.generation == generation]
+        running = [call for call in set(self._relay.calls.values()) if call.runs_in(generation)]
         self.lose(generation, reason)
         for call in running:
             call.fail_silent(reason)

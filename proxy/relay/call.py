@@ -144,7 +144,13 @@ class Call:
     @property
     def awaits_bytes(self) -> bool:
         """Tell whether the upstream is expected to send something."""
+        if self.state is CallState.RESUMING:
+            return self._exchange is not None
         return self.state is CallState.SENT or self.state is CallState.STREAMING
+
+    def runs_in(self, generation: Generation) -> bool:
+        """Tell whether the call may be running in that upstream session: one that waits or was refused does not."""
+        return self.generation == generation and self.state not in (CallState.WAITING, CallState.PROBING)
 
     def is_same(self, body: bytes) -> bool:
         """Tell whether a POST with an id in flight is the same request again (semantics 21)."""
@@ -342,11 +348,14 @@ class Call:
         if action is Action.RELAY:
             self._relay_answer(body)
         elif action is Action.RETRY or action is Action.REBUILD:
+            if self.is_cancelled:
+                # Its cancel went to the session that refused it, so nothing would stop it in the next one.
+                relay.binder.lose(self.generation, outcome.name.lower())
+                self.fail("cancelled_unsent")
+                return
             if outcome is not Outcome.NOT_SENT:
                 self._rebuilt = True
-            if action is Action.REBUILD:
-                relay.binder.lose(self.generation, outcome.value)
-            relay.binder.demand(self)
+            relay.binder.lose_for(self, self.generation, outcome.name.lower())
         elif action is Action.PROBE:
             self.state = CallState.PROBING
             relay.probe.confirm(self.generation, lambda is_lost: self._probed(is_lost, body))
@@ -506,6 +515,8 @@ class Call:
         """Answer every open request id with a row of the fault table."""
         if self.state is CallState.DONE:
             return
+        if self.state is CallState.WAITING:
+            self._relay.binder.leave(self)
         self._relay.told(reason, self.correlation_id)
         ids = tuple(self.unanswered)
         stream = self._stream

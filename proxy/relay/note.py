@@ -46,6 +46,7 @@ class Note:
         "_status",
         "_answer_headers",
         "_wait",
+        "_wait_until",
         "generation",
     )
 
@@ -76,6 +77,7 @@ class Note:
         self._buffer: list[bytes] = []
         self._patience: Timer | None = None
         self._wait: Timer | None = None
+        self._wait_until: float | None = None
 
     @property
     def headers(self) -> Headers:
@@ -101,10 +103,11 @@ class Note:
         """Nothing waits for room."""
 
     def queued(self) -> None:
-        """Start the bounded wait for the upstream."""
+        """Start the bounded wait for the upstream; later waits of the same message share its end."""
         ctx = self._relay.ctx
-        if self._wait is None:
-            self._wait = ctx.clock.call_later(ctx.upstream.rebuild_wait_seconds, self._waited)
+        if self._wait_until is None:
+            self._wait_until = ctx.clock.now() + ctx.upstream.rebuild_wait_seconds
+        self._wait = ctx.clock.call_later(max(0.0, self._wait_until - ctx.clock.now()), self._waited)
 
     def _waited(self) -> None:
         self._wait = None
@@ -113,6 +116,9 @@ class Note:
 
     def send(self) -> None:
         """Send it in the present upstream session, if it belongs there."""
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
         binding = self._relay.session.binding
         if self._only_in is not None and self._only_in != binding.generation:
             self._drop("upstream_session_lost")
@@ -149,11 +155,10 @@ class Note:
         self._exchange = None
         relay = self._relay
         outcome = classify_status(self._status, carried_id=self._carried_id, has_jsonrpc_body=False)
-        stale = self.generation != relay.session.binding.generation
         if outcome is Outcome.ANSWERED:
             relay.credentials = self._headers
             self._answer()
-        elif outcome in (Outcome.GONE, Outcome.BAD) and (self._rebuilt or outcome is Outcome.BAD and stale):
+        elif outcome in (Outcome.GONE, Outcome.BAD) and self._rebuilt:
             self._answer()
         elif outcome is Outcome.GONE:
             self._again("gone")
@@ -177,15 +182,14 @@ class Note:
         self._exchange = None
         if loss is Loss.NOT_SENT:
             self._relay.ctx.recovery.lost()
-            self._again("not sent")
+            self._again("not_sent")
         else:
             # It may have been delivered, and delivering twice is no better than saying so.
             self._drop("connection_broken")
 
     def _again(self, reason: str) -> None:
         self._rebuilt = True
-        self._relay.binder.lose(self.generation, reason)
-        self._relay.binder.demand(self)
+        self._relay.binder.lose_for(self, self.generation, reason)
 
     def _retry(self, reason: str) -> None:
         self._attempts += 1
@@ -207,6 +211,9 @@ class Note:
             sink.watch(None)
             headers = self._relay.answer_headers(self._answer_headers)
             answer(sink, self._status, headers, b"".join(self._buffer))
+        elif self._status >= 300:
+            # The client has its 202 already, so nobody else will learn of the refusal.
+            self._relay.dropped("refused", self._correlation_id)
         self._finish()
 
     def _accept(self) -> None:
@@ -216,15 +223,16 @@ class Note:
             replies.accepted(sink)
 
     def _drop(self, reason: str) -> None:
+        if self._is_done:
+            return
         self._relay.dropped(reason, self._correlation_id)
         self._accept()
         self._finish()
 
     def abandon(self, reason: str) -> None:
         """Record the drop: the session is over."""
-        if not self._is_done:
-            self._exchange_done()
-            self._drop(reason)
+        self._exchange_done()
+        self._drop(reason)
 
     def _exchange_done(self) -> None:
         if self._exchange is not None:

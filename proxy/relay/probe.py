@@ -43,14 +43,14 @@ class Probe:
             # Already lost, or bound anew: the refusal is old news and the request goes to the present session.
             answered(True)
             return
-        self._asked.append(answered)
         self._ping(generation)
+        self._asked.append(answered)
 
     def check_silence(self, generation: Generation) -> None:
         """Ask because nothing has come for long; two failures in a row lose the session."""
         if self._relay.binder.is_bound(generation):
-            self._is_silence = True
             self._ping(generation)
+            self._is_silence = True
 
     def close(self) -> None:
         """Stop asking."""
@@ -58,11 +58,11 @@ class Probe:
         self._stop()
 
     def _ping(self, generation: Generation) -> None:
-        if self._deadline is not None:
+        if generation != self._generation:
+            self._forget()
+        elif self._deadline is not None:
             return
         relay = self._relay
-        if generation != self._generation:
-            self._failures = 0
         self._generation = generation
         self._status = 0
         body = jsonrpc.request_body(f"mcp-session-proxy-{relay.ctx.correlation_id()}", "ping", None)
@@ -99,6 +99,15 @@ class Probe:
         self._deadline = None
         self._stop()
         self._tell(is_refused=self._status in (400, 404), is_alive=0 < self._status < 500)
+
+    def _forget(self) -> None:
+        """Drop the ping of an upstream session that is not the present one: its word says nothing of the next."""
+        self._stop()
+        self._failures = 0
+        self._is_silence = False
+        asked, self._asked = self._asked, []
+        for answered in asked:
+            answered(True)
 
     def _stop(self) -> None:
         if self._deadline is not None:

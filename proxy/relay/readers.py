@@ -15,6 +15,7 @@ from proxy.core.cursor import Cursor, event_id, parse
 from proxy.core.edge import Request, Sink, answer
 from proxy.core.headers import Headers
 from proxy.core.ids import STANDALONE, Offset, RequestId
+from proxy.core.jsonrpc import Kind
 from proxy.core.replay import Stream
 from proxy.core.resume import Resume, decide
 from proxy.core.session import BindingEvent, BindingState, SessionState, may_read
@@ -113,12 +114,29 @@ class Readers:
                 # The error becomes the call's terminal entry, so that nothing later contradicts it.
                 running.fail_silent("gap")
         entry = stream.terminal_entry
-        if entry is not None:
+        if entry is not None and len(stream.request_ids) > 1:
+            self._tell_batch(stream, sink)
+        elif entry is not None:
             sink.start(200, relay.stream_headers([]))
             sink.write(entry.wire)
             sink.finish()
         else:
             self._tell_unknown(Cursor(relay.log.epoch, stream.id, stream.last), stream.request_ids, sink)
+
+    def _tell_batch(self, stream: Stream, sink: Sink) -> None:
+        """Answer each request of a batch: with its response where that is retained, else with an error."""
+        relay = self._relay
+        unanswered = dict.fromkeys(stream.request_ids)
+        sink.start(200, relay.stream_headers([]))
+        for entry in stream.after(stream.floor, relay.log.committed):
+            for frame in sse.Decoder(len(entry.wire)).feed(entry.wire):
+                for request_id in _answered(frame.data or b""):
+                    unanswered.pop(request_id, None)
+            sink.write(entry.wire)
+        for request_id in unanswered:
+            told = event_id(relay.log.epoch, stream.id, relay.log.mark(None))
+            sink.write(sse.encode(told, b"message", faults.body("gap", request_id)))
+        sink.finish()
 
     def _tell_unknown(self, cursor: Cursor, request_ids: tuple[RequestId, ...], sink: Sink) -> None:
         relay = self._relay
@@ -238,6 +256,11 @@ class Readers:
         relay = self._relay
         if relay.ctx.observer.is_active:
             relay.ctx.observer.gap_told(hooks.GapTold(session=relay.fingerprint, stream=kind, reason=reason))
+
+
+def _answered(data: bytes) -> list[RequestId]:
+    members = jsonrpc.split_batch(data) or [(jsonrpc.classify(data), data)]
+    return [member.id for member, _ in members if member.kind is Kind.RESPONSE and member.id is not None]
 
 
 def _kind(stream: Stream) -> str:

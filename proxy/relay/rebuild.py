@@ -93,6 +93,7 @@ class Rebuild:
         """Forget it; nothing is reported any more."""
         self._stopped = True
         self._end_exchange()
+        self._end_upstream()
 
     # -- steps
 
@@ -122,7 +123,7 @@ class Rebuild:
         assigned = h.get(self._head, h.SESSION_ID)
         self.upstream_id = UpstreamSessionId(assigned) if assigned and is_legal_session_id(assigned) else None
         if result.protocol_version != handshake.version:
-            self._relay.binder.end_upstream(self.upstream_id)
+            self._end_upstream()
             self._relay.binder.failed(
                 Refusal("version_mismatch", {"negotiated": handshake.version, "offered": result.protocol_version})
             )
@@ -133,6 +134,7 @@ class Rebuild:
 
     def _noted(self, status: int, message: bytes | None) -> None:
         if status >= 300:
+            self._end_upstream()
             self._relay.binder.failed(Refusal("rebuild_refused", {"http_status": status}))
             return
         self._queue = self._restore_steps()
@@ -180,6 +182,11 @@ class Rebuild:
     def _wait(self) -> None:
         self._relay.link.close()
         self._relay.ctx.recovery.wait(self._initialize, live=self._is_live)
+
+    def _end_upstream(self) -> None:
+        """Tell the upstream that a session it has just made will not be used."""
+        upstream_id, self.upstream_id = self.upstream_id, None
+        self._relay.binder.end_upstream(upstream_id)
 
     # -- one exchange
 

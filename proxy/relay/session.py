@@ -159,7 +159,7 @@ class SessionRelay:
             if running.is_same(request.body):
                 running.take_over(sink)
             else:
-                replies.report(sink, "id_in_use", request_id)
+                replies.report_all(sink, "id_in_use", ids, is_batch=is_batch)
             return False
         limit = self.ctx.session.max_calls
         if len(self.calls) + len(ids) > limit:
@@ -295,9 +295,13 @@ class SessionRelay:
     def check_silence(self, now: float) -> None:
         """Ask the upstream for a sign of life where one of the session's exchanges has been silent for long."""
         binding = self.session.binding
+        latest = now - self.ctx.upstream.silence_seconds
+        for call in set(self.calls.values()):
+            if call.awaits_bytes and call.last_bytes <= latest and not self.binder.is_bound(call.generation):
+                # No ping can speak for an upstream session that is known to be lost.
+                call.fail_silent("upstream_session_lost")
         if binding.state is not BindingState.BOUND:
             return
-        latest = now - self.ctx.upstream.silence_seconds
         link = self._link
         is_silent = any(
             call.generation == binding.generation and call.awaits_bytes and call.last_bytes <= latest

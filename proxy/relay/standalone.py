@@ -100,7 +100,8 @@ class Standalone:
         self, generation: Generation, upstream_id: UpstreamSessionId | None, known: Callable[[], None] | None = None
     ) -> None:
         """Open the link in an upstream session, unless it is; *known* is called once its answer is there."""
-        if generation != self.generation:
+        if generation != self.generation or upstream_id != self._upstream_id:
+            # A rebuild that had to begin again has another upstream session for the same generation.
             self.close()
             self.generation = generation
             self._upstream_id = upstream_id
@@ -192,6 +193,10 @@ class Standalone:
         if self._is_resumed and stream.holds(frame):
             return
         envelope = jsonrpc.classify(data)
+        if envelope.kind is Kind.RESPONSE and self._is_resumed:
+            # No answer belongs here (2025-11-25, "Listening for Messages"); one server's event store replays the
+            # answers of other streams to a reader with a cursor, and they were given to their own.
+            return
         if envelope.kind is Kind.REQUEST:
             data = relay.admit(envelope, data, self.generation)
         relay.log.append(stream, frame.event, data, frame.id)
@@ -208,7 +213,7 @@ class Standalone:
             self.state = LinkState.REFUSED
             self.refused = Refused(status, self.headers, b"".join(self._buffer))
             self._tell_waiters()
-        elif status == 404 and self._upstream_id is not None:
+        elif status == 404 and self._upstream_id is not None and relay.binder.is_bound(self.generation):
             self.state = LinkState.CLOSED
             relay.binder.lose(self.generation, "gone")
         elif status == 400 and self._upstream_id is not None and relay.binder.is_bound(self.generation):
@@ -232,11 +237,12 @@ class Standalone:
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The link broke."""
         self._exchange = None
-        if loss is Loss.NOT_SENT:
+        if loss is Loss.NOT_SENT and self._relay.binder.is_bound(self.generation):
             self.state = LinkState.CLOSED
             self._relay.binder.refused(self.generation)
             self._tell_waiters()
         else:
+            # While the session is still being bound there is no loss to report, and nobody else would try again.
             self._broken(is_clean=False)
 
     def _broken(self, *, is_clean: bool) -> None:

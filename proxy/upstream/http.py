@@ -41,6 +41,7 @@ class HttpEdge:
         # it cannot.
         self._fresh = self._session(force_close=True)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
 
     def _session(
         self, *, keepalive_timeout: float | None = None, force_close: bool = False
@@ -65,7 +66,7 @@ class HttpEdge:
         """Begin an exchange."""
         exchange = _HttpExchange()
         session = self._fresh if request.fresh else self._kept
-        task = asyncio.get_running_loop().create_task(self._run(session, request, receiver, exchange))
+        task = self._loop.create_task(self._run(session, request, receiver, exchange))
         # The loop holds tasks weakly; one that nobody holds is collected in the middle of its work.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -93,9 +94,7 @@ class HttpEdge:
             await self._read(response, receiver, exchange)
         finally:
             # `close`, not `release`, for what is unfinished: a released stream stays open at the server.
-            if response.content.at_eof():
-                response.release()
-            else:
+            if not response.content.at_eof():
                 response.close()
 
     async def _read(
@@ -103,7 +102,12 @@ class HttpEdge:
     ) -> None:
         try:
             receiver.on_head(response.status, list(response.headers.items()))
-            async for data in response.content.iter_any():
+            content = response.content
+            if content.is_eof() and not exchange.is_aborted:
+                # A short answer came in one piece with its head: no iterator, no await.
+                if data := content.read_nowait():
+                    receiver.on_data(data)
+            async for data in content.iter_any():
                 # A receiver may abort from inside a call, and what is buffered comes without another suspension at
                 # which the cancellation would be raised.
                 if exchange.is_aborted:
@@ -122,7 +126,7 @@ class HttpEdge:
 
     def reach(self, done: Callable[[bool], None]) -> None:
         """Find out whether a connection can be made, without a request."""
-        task = asyncio.get_running_loop().create_task(self._reach(done))
+        task = self._loop.create_task(self._reach(done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -10,6 +10,8 @@ from typing import Any
 KEEPALIVE_IDLE_SECONDS = 30
 KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
+OUTGOING_PEER_TIMEOUT_SECONDS = KEEPALIVE_IDLE_SECONDS + KEEPALIVE_INTERVAL_SECONDS * KEEPALIVE_PROBES
+"""As long as the probes of an idle connection take."""
 
 
 def watch_peer(sock: socket.socket, timeout_seconds: float) -> None:
@@ -29,5 +31,5 @@ def connect_socket(address: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, _ = address
     sock = socket.socket(family, kind, protocol)
     sock.setblocking(False)
-    watch_peer(sock, KEEPALIVE_IDLE_SECONDS + KEEPALIVE_INTERVAL_SECONDS * KEEPALIVE_PROBES)
+    watch_peer(sock, OUTGOING_PEER_TIMEOUT_SECONDS)
     return sock
