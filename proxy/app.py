@@ -87,7 +87,7 @@ class App:
         self.registry.end()
         deadline = self.clock.now() + FAREWELL_SECONDS
         while self.context.farewells and self.clock.now() < deadline and not hurry.is_set():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 - an Event would be set on every DELETE of a life for this one wait
         await self.server.close(FAREWELL_SECONDS)
         self.recovery.close()
         self.context.heartbeats.close()
@@ -97,7 +97,11 @@ class App:
 
 def check_period_seconds(config: Config) -> float:
     """Return how often a session is looked at: a third of the shortest time that matters, at most 5 seconds."""
-    limits = [config.upstream.silence_seconds, config.session.upstream_idle_seconds, config.session.idle_seconds]
+    limits = [
+        config.upstream.silence_seconds,
+        config.session.upstream_idle_seconds,
+        config.session.idle_seconds,
+    ]
     if config.session.lifetime_seconds:
         limits.append(config.session.lifetime_seconds)
     return min(5.0, min(limits) / 3)

@@ -71,9 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--upstream", dest="upstream.url", metavar="URL", help="the MCP server's endpoint")
     add("--listen", dest="listen.address", metavar="HOST:PORT", help="where clients connect")
     add("--path", dest="listen.path", metavar="PATH", help="path of the MCP endpoint")
-    add(
-        "--allow-anonymous", dest="listen.allow_anonymous", action="store_true", help="listen beyond loopback"
-    )
+    add("--allow-anonymous", dest="listen.allow_anonymous", action="store_true", help="listen beyond loopback")
     add("--log-level", dest="log.level", metavar="LEVEL", help="debug, info, warning or error")
     add("--log-format", dest="log.format", metavar="FORMAT", help="auto, console or json")
     add("--config", type=Path, default=None, metavar="FILE", help="read settings from a TOML file")

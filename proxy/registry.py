@@ -41,7 +41,11 @@ class Registry:
         return self._sessions.get(SessionId(session_id))
 
     def open(
-        self, handshake: Handshake, upstream_id: UpstreamSessionId | None, headers: Headers, correlation_id: str
+        self,
+        handshake: Handshake,
+        upstream_id: UpstreamSessionId | None,
+        headers: Headers,
+        correlation_id: str,
     ) -> SessionRelay:
         """Make a session of an answered handshake."""
         ctx = self.ctx

@@ -68,9 +68,7 @@ def path_problem(text: str) -> str:
     It is compared byte by byte, and clients resolve dot segments: an escape or `..` would never match.
     """
     fits = re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*", text) and not {".", ".."} & set(text.split("/"))
-    return (
-        "" if fits else f"expected a path such as /mcp, no query, escapes or dot segments, got {shown(text)}"
-    )
+    return "" if fits else f"expected a path such as /mcp, no query, escapes or dot segments, got {shown(text)}"
 
 
 def url_problem(text: str) -> str:

@@ -93,16 +93,12 @@ def loads(text: str, source: str = "config.toml") -> Config:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode(
-            "utf-8-sig"
-        )  # some editors put a mark first, which TOML does not know
+        return path.read_bytes().decode("utf-8-sig")  # some editors put a mark first, which TOML does not know
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", source=str(path)) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            "expected UTF-8 text, got other bytes", key=f"line {line}", source=str(path)
-        ) from error
+        raise ConfigError("expected UTF-8 text, got other bytes", key=f"line {line}", source=str(path)) from error
 
 
 def _from_toml(text: str, source: str) -> Iterator[_Given]:

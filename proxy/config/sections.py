@@ -57,9 +57,7 @@ def _bytes(default: int) -> int:
 
 def _check_name(text: str) -> str:
     fits = re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", text)
-    return (
-        "" if fits else f"expected up to 64 of a-z, 0-9, - and _, a letter or digit first, got {shown(text)}"
-    )
+    return "" if fits else f"expected up to 64 of a-z, 0-9, - and _, a letter or digit first, got {shown(text)}"
 
 
 def _one_of(*choices: str) -> _Check:

@@ -191,6 +191,10 @@ _ROWS = (
         "request body too large", "a body above `listen.max_body_bytes`",
     ),
     Fault(
+        "body_timeout", 408, INVALID_REQUEST, "none",
+        "the request's body did not arrive in time", "a body slower than `listen.head_timeout_seconds`",
+    ),
+    Fault(
         "draining", 503, SESSION_CLOSED, "not_run",
         "the proxy is shutting down", "an `initialize` while the proxy drains",
     ),

@@ -19,7 +19,7 @@ LAST_EVENT_ID: Final = "Last-Event-ID"
 METHOD: Final = "Mcp-Method"
 NAME: Final = "Mcp-Name"
 
-SINGLE_VALUE: Final = (SESSION_ID, PROTOCOL_VERSION, LAST_EVENT_ID, "Content-Type")
+SINGLE_VALUE: Final = (SESSION_ID, PROTOCOL_VERSION, LAST_EVENT_ID, "Content-Type", "Origin", "Host")
 """Headers that mean one thing or nothing: between two different values there is no right choice."""
 _SINGLE_VALUE: Final = frozenset(name.lower() for name in SINGLE_VALUE)
 

@@ -30,7 +30,11 @@ class IdMap:
         return len(self._bound)
 
     def bind(
-        self, session_id: SessionId, upstream: str, upstream_id: UpstreamSessionId | None, generation: Generation
+        self,
+        session_id: SessionId,
+        upstream: str,
+        upstream_id: UpstreamSessionId | None,
+        generation: Generation,
     ) -> None:
         """Enter a binding, in place of the session's former one."""
         self.unbind(session_id)

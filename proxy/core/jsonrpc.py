@@ -143,9 +143,7 @@ class _Progress(Struct, gc=False):
     params: _ProgressParams
 
 
-class _Meta(
-    Struct, gc=False, rename={"token": "progressToken", "version": "io.modelcontextprotocol/protocolVersion"}
-):
+class _Meta(Struct, gc=False, rename={"token": "progressToken", "version": "io.modelcontextprotocol/protocolVersion"}):
     # Any, because a wrong type in the one must not hide the other.
     token: Any = None
     version: Any = None

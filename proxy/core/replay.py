@@ -138,6 +138,4 @@ class Stream:
         if frame.id is None or frame.data is None:
             return False
         payload = Entry(self.last, sse.encode(b"", frame.event, frame.data), None).payload
-        return any(
-            entry.upstream_id == frame.id and entry.payload == payload for entry in reversed(self.entries or ())
-        )
+        return any(entry.upstream_id == frame.id and entry.payload == payload for entry in reversed(self.entries or ()))

@@ -30,7 +30,13 @@ class Resume(Enum):
 
 
 def decide(
-    cursor: Cursor, *, epoch: Epoch, top: Offset, next_stream: int, stream: Stream | None, buried: Offset | None
+    cursor: Cursor,
+    *,
+    epoch: Epoch,
+    top: Offset,
+    next_stream: int,
+    stream: Stream | None,
+    buried: Offset | None,
 ) -> Resume:
     """Return the answer to a well-formed *cursor*.
 

@@ -129,15 +129,9 @@ BINDING: Mapping[tuple[BindingState, BindingEvent], Row] = {
     (_B.BINDING, _E.IDLE): Row(_B.UNBOUND, (_C.STOP_REBUILD, _C.CLOSE_STANDALONE, _C.FAIL_WAITING)),
     (_B.BINDING, _E.CLOSED): Row(_B.UNBOUND, (_C.STOP_REBUILD, _C.CLOSE_STANDALONE, _C.FAIL_WAITING)),
     (_B.BOUND, _E.NEEDED): Row(_B.BOUND),
-    (_B.BOUND, _E.LOSS): Row(
-        _B.LOST, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.REBUILD_IF_WANTED)
-    ),
-    (_B.BOUND, _E.IDLE): Row(
-        _B.UNBOUND, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.END_UPSTREAM)
-    ),
-    (_B.BOUND, _E.CLOSED): Row(
-        _B.UNBOUND, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.END_UPSTREAM)
-    ),
+    (_B.BOUND, _E.LOSS): Row(_B.LOST, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.REBUILD_IF_WANTED)),
+    (_B.BOUND, _E.IDLE): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.END_UPSTREAM)),
+    (_B.BOUND, _E.CLOSED): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.END_UPSTREAM)),
     (_B.LOST, _E.NEEDED): Row(_B.BINDING, (_C.START_REBUILD,)),
     (_B.LOST, _E.LOSS): Row(_B.LOST),
     (_B.LOST, _E.IDLE): Row(_B.UNBOUND),
@@ -328,9 +322,7 @@ class Rest(Enum):
     """End the session, however active: its lifetime is over."""
 
 
-def rest(
-    *, idle: float, lived: float, upstream_idle_limit: float, idle_limit: float, lifetime: float
-) -> Rest:
+def rest(*, idle: float, lived: float, upstream_idle_limit: float, idle_limit: float, lifetime: float) -> Rest:
     """Return what is due, all in seconds; a *lifetime* of 0 is none."""
     if lifetime and lived >= lifetime:
         return Rest.END

@@ -47,7 +47,7 @@ class Listener:
     def _fault(self, request: Request) -> tuple[str, dict[str, str]] | None:
         headers = request.headers
         config = self._config
-        if request.path.partition("?")[0] not in self._paths:
+        if _path_of(request.path) not in self._paths:
             return "no_such_path", {"path": config.path}
         host = h.get(headers, "Host")
         if not h.host_allowed(host, self._host, config.allowed_hosts):
@@ -98,9 +98,7 @@ class Listener:
             members = [member for member, _ in jsonrpc.split_batch(request.body)]
             ids = tuple(member.id for member in members if member.kind is Kind.REQUEST and member.id is not None)
         headers, _ = self._ctx.upstream_headers(request.headers)
-        Passthrough(
-            self._ctx, ids, headers, request.body, sink, method=envelope.method, is_modern=is_modern
-        ).begin()
+        Passthrough(self._ctx, ids, headers, request.body, sink, method=envelope.method, is_modern=is_modern).begin()
 
     # -- GET and DELETE
 
@@ -148,3 +146,11 @@ class Listener:
         if observer.is_active:
             replies.observe_rejected(observer, reason)
         replies.report(sink, reason, request_id, **data)
+
+
+def _path_of(target: str) -> str:
+    """Return the path of a request target in origin form or absolute form (RFC 9112, 3.2)."""
+    if not target.startswith("/"):
+        _, _, rest = target.partition("://")
+        target = "/" + rest.partition("/")[2]
+    return target.partition("?")[0]

@@ -86,23 +86,37 @@ class HttpServer:
             protocol.head_arrived()
         sink = _HttpSink(request)
         try:
-            if request.content.is_eof():
-                body = await request.read()
-            else:
-                async with asyncio.timeout(self._config.head_timeout_seconds):
-                    body = await request.read()
+            body = await (request.read() if request.content.is_eof() else self._late_body(request))
         except web.HTTPRequestEntityTooLarge:
             replies.report(sink, "body_too_large", limit=self._config.max_body_bytes)
             return await sink.drive()
-        except TimeoutError as error:
-            raise ConnectionResetError("the request's body did not arrive in time") from error
-        path = request.raw_path
-        self._handle(Request(request.method, path, list(request.headers.items()), body), sink)
+        except TimeoutError:
+            replies.report(sink, "body_timeout")
+            return await sink.drive()
+        self._handle(Request(request.method, request.raw_path, list(request.headers.items()), body), sink)
         try:
             return await sink.drive()
         except (asyncio.CancelledError, ConnectionError):
             sink.client_gone()
             raise
+
+    async def _late_body(self, request: web.BaseRequest) -> bytes:
+        """Read a body that did not come with its head, in a bounded time.
+
+        Raises:
+            HTTPRequestEntityTooLarge: it is, or announces itself as, larger than the limit.
+            TimeoutError: it did not arrive in time.
+        """
+        announced = request.content_length
+        if announced is not None and announced > self._config.max_body_bytes:
+            raise web.HTTPRequestEntityTooLarge(self._config.max_body_bytes, announced)
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            # aiohttp answers it in its router only, which is not used here (RFC 9110, 10.1.1).
+            transport = request.transport
+            if transport is not None:
+                transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        async with asyncio.timeout(self._config.head_timeout_seconds):
+            return await request.read()
 
 
 class _HttpSink:
@@ -119,8 +133,8 @@ class _HttpSink:
         "_size",
         "_status",
         "_wake",
-        "_watcher",
         "_was_congested",
+        "_watcher",
     )
 
     def __init__(self, request: web.BaseRequest) -> None:
@@ -200,7 +214,10 @@ class _HttpSink:
             await self._woken()
         headers: CIMultiDict[str] = CIMultiDict(self._headers)
         if self._is_finished:
-            return web.Response(status=self._status, headers=headers, body=b"".join(self._parts) or None)
+            whole = web.Response(status=self._status, headers=headers, body=b"".join(self._parts) or None)
+            if headers.get("Connection") == "close":
+                whole.force_close()
+            return whole
         response = web.StreamResponse(status=self._status, headers=headers)
         if not self._is_aborted:
             await response.prepare(self._request)
@@ -241,35 +258,51 @@ class _WebServer(web.Server):
 
     def __call__(self) -> RequestHandler:
         return _Connection(
-            self, loop=self._loop, head_timeout=self._head_timeout, peer_timeout=self._peer_timeout, **self._kwargs
+            self,
+            loop=self._loop,
+            head_timeout=self._head_timeout,
+            peer_timeout=self._peer_timeout,
+            **self._kwargs,
         )
 
 
 class _Connection(RequestHandler):
-    """One client connection: watched by the kernel for a dead peer, and by a timer for its first head."""
+    """One client connection: watched by the kernel for a dead peer, and by a timer for heads that dribble."""
 
-    __slots__ = ("_first_head", "_head_timeout", "_peer_timeout")
+    __slots__ = ("_head_timeout", "_head_timer", "_peer_timeout")
 
     def __init__(self, *args: Any, head_timeout: float, peer_timeout: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timeout = head_timeout
         self._peer_timeout = peer_timeout
-        self._first_head: asyncio.TimerHandle | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Begin: the first head is due."""
         super().connection_made(transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             watch_peer(sock, self._peer_timeout)
-        # Later heads are bounded by aiohttp's keep-alive time-out.
-        self._first_head = asyncio.get_running_loop().call_later(self._head_timeout, self.force_close)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; a head that they begin and do not end is due too.
+
+        aiohttp's keep-alive time-out would bound it as well, but that one is long on purpose: an idle connection that
+        the server closes just as a client sends its POST kills some clients.
+        """
+        super().data_received(data)
+        if self._head_timer is None and self._current_request is None and not self._messages:
+            self._await_head()
+
+    def _await_head(self) -> None:
+        self._head_timer = asyncio.get_running_loop().call_later(self._head_timeout, self.force_close)
 
     def head_arrived(self) -> None:
-        """The connection has shown that it speaks HTTP."""
-        if self._first_head is not None:
-            self._first_head.cancel()
-            self._first_head = None
+        """A head is whole."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""

@@ -43,16 +43,12 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     "call_ended_unknown": (
         Metric("calls_ended_unknown_total", "Calls answered with an unknown outcome.", ("reason",)),
     ),
-    "upstream_lost": (
-        Metric("upstreams_lost_total", "Losses of an upstream or its session.", ("upstream", "reason")),
-    ),
+    "upstream_lost": (Metric("upstreams_lost_total", "Losses of an upstream or its session.", ("upstream", "reason")),),
     "upstream_recovered": (
         Metric("upstreams_recovered_total", "Upstreams that came back.", ("upstream",)),
         Metric("upstream_outage_seconds_total", "Time upstreams were away.", ("upstream",), "waited_seconds"),
     ),
-    "rebuild_failed": (
-        Metric("rebuilds_failed_total", "Rebuilds that did not succeed.", ("upstream", "reason")),
-    ),
+    "rebuild_failed": (Metric("rebuilds_failed_total", "Rebuilds that did not succeed.", ("upstream", "reason")),),
     "resync_told": (
         Metric("resyncs_told_total", "Resyncs told after a rebuild."),
         Metric("resync_notifications_total", "Notifications those took.", (), "count"),

@@ -131,6 +131,9 @@ class Binder:
         relay.session.binding.upstream_id = rebuild.upstream_id
         self.apply(BindingEvent.BUILT)
         self.note_bound()
+        if relay.wants_standalone:
+            # Open already, unless the client asked for it while the rebuild was past that step.
+            relay.link.open(relay.session.binding.generation, rebuild.upstream_id)
         if relay.ctx.observer.is_active:
             relay.ctx.observer.session_rebuilt(
                 hooks.SessionRebuilt(
@@ -154,9 +157,7 @@ class Binder:
         self._rebuild = None
         if relay.ctx.observer.is_active:
             relay.ctx.observer.rebuild_failed(
-                hooks.RebuildFailed(
-                    session=relay.fingerprint, upstream=relay.ctx.upstream.name, reason=refusal.reason
-                )
+                hooks.RebuildFailed(session=relay.fingerprint, upstream=relay.ctx.upstream.name, reason=refusal.reason)
             )
         self.apply(event, refusal)
 

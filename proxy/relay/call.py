@@ -30,6 +30,9 @@ LINGER_SECONDS = 5.0
 """How long an upstream may keep an answered call's stream open before it is cut."""
 MAX_CURSOR_BYTES = 4_096
 """An upstream event id beyond this is not sent back: servers refuse header lines near 8 KiB."""
+LONGEST_RETRY_SECONDS = 60.0
+"""An upstream's `retry` beyond this is not waited for: the client would hear nothing of its call meanwhile."""
+_AWAITING = frozenset({CallState.SENT, CallState.STREAMING, CallState.RESUMING})
 # Requests whose success a rebuild must repeat; their answers are looked at, no others.
 _REMEMBERED = frozenset({"resources/subscribe", "resources/unsubscribe", "logging/setLevel"})
 
@@ -127,9 +130,7 @@ class Call:
         if self._sink is not None:
             self._sink.watch(self)
         if can_stream:
-            self._upgrade = relay.ctx.clock.call_later(
-                relay.ctx.stream.upgrade_after_seconds, self._upgrade_now
-            )
+            self._upgrade = relay.ctx.clock.call_later(relay.ctx.stream.upgrade_after_seconds, self._upgrade_now)
         relay.binder.demand(self)
 
     @property
@@ -146,7 +147,7 @@ class Call:
         """Tell whether the upstream is expected to send something."""
         if self.state is CallState.RESUMING:
             return self._exchange is not None
-        return self.state is CallState.SENT or self.state is CallState.STREAMING
+        return self._exchange is not None and self.state in _AWAITING
 
     def runs_in(self, generation: Generation) -> bool:
         """Tell whether the call may be running in that upstream session: one that waits or was refused does not."""
@@ -335,9 +336,7 @@ class Call:
         status = self._status
         has_jsonrpc_body = status >= 500 and jsonrpc.classify(body).kind is Kind.RESPONSE
         self._decide(
-            exchange.classify_status(
-                status, carried_id=self._carried_id, has_jsonrpc_body=has_jsonrpc_body
-            ),
+            exchange.classify_status(status, carried_id=self._carried_id, has_jsonrpc_body=has_jsonrpc_body),
             body,
         )
 
@@ -415,7 +414,7 @@ class Call:
             self._cursor = frame.id
             self._resumes = 0
         if frame.retry is not None:
-            self._retry_seconds = frame.retry / 1000
+            self._retry_seconds = min(frame.retry / 1000, LONGEST_RETRY_SECONDS)
         data, stream = frame.data, self._stream
         if not data or stream is None:
             return
@@ -432,6 +431,8 @@ class Call:
                 return
         elif envelope.kind is Kind.REQUEST:
             data = self._relay.admit(envelope, data, self.generation)
+            if self._is_resumed and stream.holds(sse.Frame(data, frame.id, frame.event)):
+                return
         elif envelope.kind is Kind.BATCH:
             for member, _ in jsonrpc.split_batch(data):
                 if member.kind is Kind.RESPONSE and member.id is not None:
@@ -490,6 +491,16 @@ class Call:
         self.last_bytes = relay.ctx.clock.now()
         self._exchange = relay.ctx.edge.send(UpstreamRequest("GET", headers, b"", fresh=True), self)
 
+    def ask_again(self) -> None:
+        """Resume once more a resumed stream that has been silent for long although the upstream lives.
+
+        One server's event store replays what it has and never sends what comes later on a resumed stream.
+        """
+        if self.state is CallState.STREAMING and self._is_resumed:
+            self._cut_upstream()
+            self.state = CallState.RESUMING
+            self._resume()
+
     def _resume_refused(self, status: int) -> None:
         if status == 404:
             self._relay.binder.lose(self.generation, "gone")
@@ -523,7 +534,11 @@ class Call:
         if stream is not None:
             for position, request_id in enumerate(ids, start=1):
                 self._relay.log.append(
-                    stream, b"message", faults.body(reason, request_id, **data), None, terminal=position == len(ids)
+                    stream,
+                    b"message",
+                    faults.body(reason, request_id, **data),
+                    None,
+                    terminal=position == len(ids),
                 )
         sink, self._sink = self._sink, None
         self.unanswered.clear()

@@ -90,7 +90,12 @@ class Context:
         return forwarded, request_id
 
     def own_headers(
-        self, headers: Headers, *, version: str | None, upstream_id: UpstreamSessionId | None, is_get: bool = False
+        self,
+        headers: Headers,
+        *,
+        version: str | None,
+        upstream_id: UpstreamSessionId | None,
+        is_get: bool = False,
     ) -> Headers:
         """Return the headers of a request the proxy makes by itself, with the credentials that *headers* carry."""
         own = [pair for pair in headers if pair[0].lower() not in _PER_REQUEST]

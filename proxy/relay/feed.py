@@ -138,10 +138,7 @@ class Feed:
         entries = self.stream.entries
         self._lag_events += 1
         self._lag_bytes += len(entries[-1].wire) if entries else 0
-        if (
-            self._lag_events > self._config.slow_reader_events
-            or self._lag_bytes > self._config.slow_reader_bytes
-        ):
+        if self._lag_events > self._config.slow_reader_events or self._lag_bytes > self._config.slow_reader_bytes:
             self._cut("slow")
 
     def sink_drained(self) -> None:

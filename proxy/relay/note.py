@@ -30,6 +30,7 @@ class Note:
     """One POST under way. Fulfils `upstream.base.Receiver` and `core.edge.Watcher`."""
 
     __slots__ = (
+        "_answer_headers",
         "_attempts",
         "_body",
         "_buffer",
@@ -44,7 +45,6 @@ class Note:
         "_relay",
         "_sink",
         "_status",
-        "_answer_headers",
         "_wait",
         "_wait_until",
         "generation",

@@ -52,7 +52,13 @@ class Opening:
     )
 
     def __init__(
-        self, ctx: Context, request_id: RequestId, headers: Headers, body: bytes, sink: Sink, open_session: OpenSession
+        self,
+        ctx: Context,
+        request_id: RequestId,
+        headers: Headers,
+        body: bytes,
+        sink: Sink,
+        open_session: OpenSession,
     ) -> None:
         self._ctx = ctx
         self._request_id = request_id

@@ -25,7 +25,16 @@ FAILURES_UNTIL_LOST = 2
 class Probe:
     """Asks one session's upstream whether it still knows the session. Fulfils `upstream.base.Receiver`."""
 
-    __slots__ = ("_asked", "_deadline", "_exchange", "_failures", "_generation", "_is_silence", "_relay", "_status")
+    __slots__ = (
+        "_asked",
+        "_deadline",
+        "_exchange",
+        "_failures",
+        "_generation",
+        "_is_silence",
+        "_relay",
+        "_status",
+    )
 
     def __init__(self, relay: SessionRelay) -> None:
         self._relay = relay

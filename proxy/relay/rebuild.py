@@ -93,7 +93,7 @@ class Rebuild:
         """Forget it; nothing is reported any more."""
         self._stopped = True
         self._end_exchange()
-        self._end_upstream()
+        self._abandon()
 
     # -- steps
 
@@ -108,7 +108,9 @@ class Rebuild:
     def _initialized(self, status: int, message: bytes | None) -> None:
         handshake = self._relay.session.handshake
         if status in (401, 403):
-            self._relay.binder.denied(Refusal("http_status", {"http_status": status}, status, self._head, message or b""))
+            self._relay.binder.denied(
+                Refusal("http_status", {"http_status": status}, status, self._head, message or b"")
+            )
             return
         if status >= 500:
             self._wait()
@@ -123,7 +125,7 @@ class Rebuild:
         assigned = h.get(self._head, h.SESSION_ID)
         self.upstream_id = UpstreamSessionId(assigned) if assigned and is_legal_session_id(assigned) else None
         if result.protocol_version != handshake.version:
-            self._end_upstream()
+            self._abandon()
             self._relay.binder.failed(
                 Refusal("version_mismatch", {"negotiated": handshake.version, "offered": result.protocol_version})
             )
@@ -134,7 +136,7 @@ class Rebuild:
 
     def _noted(self, status: int, message: bytes | None) -> None:
         if status >= 300:
-            self._end_upstream()
+            self._abandon()
             self._relay.binder.failed(Refusal("rebuild_refused", {"http_status": status}))
             return
         self._queue = self._restore_steps()
@@ -179,14 +181,15 @@ class Rebuild:
         else:
             self._relay.binder.built(self)
 
-    def _wait(self) -> None:
-        self._relay.link.close()
-        self._relay.ctx.recovery.wait(self._initialize, live=self._is_live)
-
-    def _end_upstream(self) -> None:
-        """Tell the upstream that a session it has just made will not be used."""
+    def _abandon(self) -> None:
+        """End the upstream session of an attempt that came to nothing."""
         upstream_id, self.upstream_id = self.upstream_id, None
         self._relay.binder.end_upstream(upstream_id)
+
+    def _wait(self) -> None:
+        self._relay.close_link()
+        self._abandon()
+        self._relay.ctx.recovery.wait(self._initialize, live=self._is_live)
 
     # -- one exchange
 

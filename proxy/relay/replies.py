@@ -37,6 +37,9 @@ def report(sink: Sink, reason: str, request_id: RequestId | None = None, **more:
     if fault.status == 405:
         # RFC 9110, 15.5.6: a 405 MUST carry Allow.
         headers.append(("Allow", "GET, POST, DELETE"))
+    elif fault.status in (408, 413):
+        # What is left of the body would be taken for the next request.
+        headers.append(("Connection", "close"))
     answer(sink, fault.status, headers, faults.body(reason, request_id, **more))
 
 

@@ -149,9 +149,7 @@ class SessionRelay:
         elif self._is_admitted(ids, request, sink, is_batch=True):
             Call(self, ids, None, request.body, headers, correlation_id, sink).begin(can_stream=False)
 
-    def _is_admitted(
-        self, ids: tuple[RequestId, ...], request: Request, sink: Sink, *, is_batch: bool = False
-    ) -> bool:
+    def _is_admitted(self, ids: tuple[RequestId, ...], request: Request, sink: Sink, *, is_batch: bool = False) -> bool:
         for request_id in ids:
             running = self.calls.get(request_id)
             if running is None:
@@ -286,8 +284,11 @@ class SessionRelay:
     def heard(self, generation: Generation) -> None:
         """Forgive the silence so far: the upstream answered a ping."""
         now = self.ctx.clock.now()
-        for call in self.calls.values():
+        latest = now - self.ctx.upstream.silence_seconds
+        for call in set(self.calls.values()):
             if call.generation == generation:
+                if call.last_bytes <= latest:
+                    call.ask_again()
                 call.last_bytes = now
         if self._link is not None:
             self._link.last_bytes = now

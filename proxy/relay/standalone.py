@@ -15,7 +15,7 @@ from proxy.core import jsonrpc, sse
 from proxy.core.headers import Headers
 from proxy.core.ids import Generation, UpstreamSessionId
 from proxy.core.jsonrpc import Kind
-from proxy.relay.call import MAX_CURSOR_BYTES
+from proxy.relay.call import LONGEST_RETRY_SECONDS, MAX_CURSOR_BYTES
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from proxy.relay.session import SessionRelay
 
 _GROWTH = 2.0
+STEADY_SECONDS = 5.0
+"""A link that held this long was a good one: the next break starts with short waits again."""
+LONGEST_BACKOFF_SECONDS = 30.0
+"""Between attempts of one session against a server that is there and does not give it its stream."""
 
 
 class LinkState(Enum):
@@ -61,6 +65,7 @@ class Standalone:
         "_exchange",
         "_has_hole",
         "_is_resumed",
+        "_opened_at",
         "_relay",
         "_retry_seconds",
         "_status",
@@ -95,9 +100,13 @@ class Standalone:
         """The upstream's head, for the client's stream."""
         self.refused: Refused | None = None
         self.last_bytes = 0.0
+        self._opened_at = 0.0
 
     def open(
-        self, generation: Generation, upstream_id: UpstreamSessionId | None, known: Callable[[], None] | None = None
+        self,
+        generation: Generation,
+        upstream_id: UpstreamSessionId | None,
+        known: Callable[[], None] | None = None,
     ) -> None:
         """Open the link in an upstream session, unless it is; *known* is called once its answer is there."""
         if generation != self.generation or upstream_id != self._upstream_id:
@@ -152,6 +161,7 @@ class Standalone:
         encoded = (h.get(headers, "Content-Encoding") or "identity") != "identity"
         if status == 200 and h.is_sse(h.get(headers, "Content-Type")) and not encoded:
             self.state = LinkState.OPEN
+            self._opened_at = self.last_bytes
             self._decoder = sse.Decoder(self._relay.ctx.upstream.max_message_bytes)
             if self._has_hole:
                 self._has_hole = False
@@ -184,7 +194,7 @@ class Standalone:
             usable = len(frame.id) <= MAX_CURSOR_BYTES and frame.id.isascii()
             self._cursor = frame.id if usable and frame.id else None
         if frame.retry is not None:
-            self._retry_seconds = frame.retry / 1000
+            self._retry_seconds = min(frame.retry / 1000, LONGEST_RETRY_SECONDS)
         data = frame.data
         if not data:
             return
@@ -199,6 +209,8 @@ class Standalone:
             return
         if envelope.kind is Kind.REQUEST:
             data = relay.admit(envelope, data, self.generation)
+            if self._is_resumed and stream.holds(sse.Frame(data, frame.id, frame.event)):
+                return
         relay.log.append(stream, frame.event, data, frame.id)
 
     def on_end(self, proven: bool) -> None:
@@ -207,32 +219,34 @@ class Standalone:
         if self._decoder is not None:
             self._broken(is_clean=proven)
             return
-        relay = self._relay
         status = self._status
         if status == 405:
-            self.state = LinkState.REFUSED
-            self.refused = Refused(status, self.headers, b"".join(self._buffer))
-            self._tell_waiters()
-        elif status == 404 and self._upstream_id is not None and relay.binder.is_bound(self.generation):
-            self.state = LinkState.CLOSED
-            relay.binder.lose(self.generation, "gone")
-        elif status == 400 and self._upstream_id is not None and relay.binder.is_bound(self.generation):
-            self.state = LinkState.WAITING
-            relay.probe.confirm(self.generation, self._probed)
+            self._refuse(405, LinkState.REFUSED)
         elif status in (401, 403):
-            self.state = LinkState.PARKED
-            self.refused = Refused(status, self.headers, b"".join(self._buffer))
-            self._tell_waiters()
+            self._refuse(status, LinkState.PARKED)
+        elif status in (400, 404) and self._upstream_id is not None:
+            # A lost session, a cursor it does not know, or a server without this route: a ping tells the first.
+            self.state = LinkState.WAITING
+            self._relay.probe.confirm(self.generation, self._probed)
         else:
             self._broken(is_clean=False)
 
     def _probed(self, is_lost: bool) -> None:
-        if is_lost:
-            self._relay.binder.lose(self.generation, "bad")
-        elif self.state is LinkState.WAITING:
-            # Perhaps only the cursor was refused.
+        if self.state is not LinkState.WAITING or self._timer is not None:
+            return
+        if is_lost and self._relay.binder.is_bound(self.generation):
+            self._relay.binder.lose(self.generation, "gone" if self._status == 404 else "bad")
+        elif not is_lost and self._cursor is None:
+            # 404 would tell the client that its session is gone.
+            self._refuse(405 if self._status == 404 else self._status, LinkState.REFUSED)
+        else:
             self._cursor = None
             self._broken(is_clean=False)
+
+    def _refuse(self, status: int, state: LinkState) -> None:
+        self.state = state
+        self.refused = Refused(status, self.headers, b"".join(self._buffer))
+        self._tell_waiters()
 
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The link broke."""
@@ -246,15 +260,17 @@ class Standalone:
             self._broken(is_clean=False)
 
     def _broken(self, *, is_clean: bool) -> None:
-        upstream = self._relay.ctx.upstream
-        delay = min(upstream.reconnect_max_seconds, upstream.reconnect_min_seconds * _GROWTH**self._attempt)
+        ctx = self._relay.ctx
+        if self._decoder is not None and ctx.clock.now() - self._opened_at >= STEADY_SECONDS:
+            self._attempt = 0
+        delay = min(LONGEST_BACKOFF_SECONDS, ctx.upstream.reconnect_min_seconds * _GROWTH**self._attempt)
         self._attempt = min(self._attempt + 1, 20)
         if is_clean and self._retry_seconds is not None:
             delay = max(delay, self._retry_seconds)
         if self._cursor is None and self._decoder is not None:
             # Whatever is sent until the link is open again cannot be asked for: a hole, so it is told.
             self._has_hole = True
-        self._again(delay * (0.75 + 0.5 * self._relay.ctx.clock.jitter()))
+        self._again(delay * (0.75 + 0.5 * ctx.clock.jitter()))
 
     def _again(self, delay: float) -> None:
         self._decoder = None

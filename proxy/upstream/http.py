@@ -43,9 +43,7 @@ class HttpEdge:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
-    def _session(
-        self, *, keepalive_timeout: float | None = None, force_close: bool = False
-    ) -> aiohttp.ClientSession:
+    def _session(self, *, keepalive_timeout: float | None = None, force_close: bool = False) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             # aiohttp's default of 100 would block the 101st open stream without an error.
             limit=0,
@@ -74,7 +72,11 @@ class HttpEdge:
         return exchange
 
     async def _run(
-        self, session: aiohttp.ClientSession, request: UpstreamRequest, receiver: Receiver, exchange: "_HttpExchange"
+        self,
+        session: aiohttp.ClientSession,
+        request: UpstreamRequest,
+        receiver: Receiver,
+        exchange: "_HttpExchange",
     ) -> None:
         try:
             response = await session.request(
@@ -97,16 +99,13 @@ class HttpEdge:
             if not response.content.at_eof():
                 response.close()
 
-    async def _read(
-        self, response: aiohttp.ClientResponse, receiver: Receiver, exchange: "_HttpExchange"
-    ) -> None:
+    async def _read(self, response: aiohttp.ClientResponse, receiver: Receiver, exchange: "_HttpExchange") -> None:
         try:
             receiver.on_head(response.status, list(response.headers.items()))
             content = response.content
-            if content.is_eof() and not exchange.is_aborted:
-                # A short answer came in one piece with its head: no iterator, no await.
-                if data := content.read_nowait():
-                    receiver.on_data(data)
+            # A short answer came in one piece with its head: no iterator, no await.
+            if content.is_eof() and not exchange.is_aborted and (data := content.read_nowait()):
+                receiver.on_data(data)
             async for data in content.iter_any():
                 # A receiver may abort from inside a call, and what is buffered comes without another suspension at
                 # which the cancellation would be raised.
@@ -176,4 +175,3 @@ class _HttpExchange:
         """Go on reading."""
         if self.gate is not None:
             self.gate.set()
-

@@ -62,9 +62,7 @@ class Recovery:
             waited = self._clock.now() - self._down_since
             self._down_since = None
             if self._observer.is_active:
-                self._observer.upstream_recovered(
-                    UpstreamRecovered(upstream=self._config.name, waited_seconds=waited)
-                )
+                self._observer.upstream_recovered(UpstreamRecovered(upstream=self._config.name, waited_seconds=waited))
 
     def close(self) -> None:
         """Forget the waiters."""
