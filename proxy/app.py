@@ -86,8 +86,9 @@ class App:
                 await asyncio.wait_for(hurry.wait(), 0.05)
         self.registry.end()
         deadline = self.clock.now() + FAREWELL_SECONDS
-        while self.context.farewells and self.clock.now() < deadline and not hurry.is_set():
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - an Event would be set on every DELETE of a life for this one wait
+        # Polled: an Event would be set for every DELETE of a process's life, for this one wait.
+        while self.context.farewells and self.clock.now() < deadline and not hurry.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         await self.server.close(FAREWELL_SECONDS)
         self.recovery.close()
         self.context.heartbeats.close()

@@ -47,6 +47,8 @@ class _Head(Struct, gc=False):
     error: Raw | UnsetType = UNSET
 
 
+MAX_BATCH_BYTES: Final = 1_048_576
+MAX_BATCH_MEMBERS: Final = 1_000
 # ValueError covers the decoder's own errors and text that is not UTF-8; too deep a nesting is the other.
 _UNREADABLE: Final = (ValueError, RecursionError)
 _REQUEST: Final = Kind.REQUEST
@@ -97,10 +99,14 @@ def split_batch(body: bytes) -> list[tuple[Envelope, bytes]]:
 
 
 def _members(body: bytes) -> list[Raw]:
+    # Anybody may send an array of millions: beyond a sane size it is opaque, and the upstream's to judge.
+    if len(body) > MAX_BATCH_BYTES:
+        return []
     try:
-        return _decode_array(body)
+        members = _decode_array(body)
     except _UNREADABLE:
         return []
+    return members if len(members) <= MAX_BATCH_MEMBERS else []
 
 
 def error_body(request_id: RequestId | None, code: int, message: str, data: dict[str, Any]) -> bytes:

@@ -208,6 +208,12 @@ class ServerRequests:
             self._open.popitem(last=False)
         return shown
 
+    def close(self, generation: Generation) -> None:
+        """Let what is open of *generation* go nowhere; its ids stay taken until they are answered."""
+        for shown, (owner, upstream_id) in self._open.items():
+            if owner == generation:
+                self._open[shown] = (Generation(0), upstream_id)
+
     def answer(self, shown: RequestId) -> tuple[Generation, RequestId] | None:
         """Take out what the client answers; None when no such request is open."""
         return self._open.pop(shown, None)
@@ -263,6 +269,11 @@ class Session:
         if self._server_requests is None:
             self._server_requests = ServerRequests()
         return self._server_requests
+
+    def close_server_requests(self, generation: Generation) -> None:
+        """Close the requests of an upstream session that is gone (semantics 15)."""
+        if self._server_requests is not None:
+            self._server_requests.close(generation)
 
     def receive(self, event: SessionEvent) -> None:
         """Move by the table.

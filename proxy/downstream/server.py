@@ -23,7 +23,9 @@ from proxy.relay import replies
 from proxy.upstream.sockets import watch_peer
 
 HIGH_WATER_BYTES = 65_536
-"""Bytes that may wait in a sink before it counts as congested; the transport and the kernel hold about as much."""
+"""Bytes that may wait behind a write that the client does not take; the transport and the kernel hold about as much."""
+BURST_BYTES = 1_048_576
+"""Bytes that may gather in one turn of the loop, before the first write could show whether the client takes them."""
 
 Handle = Callable[[Request, Sink], None]
 
@@ -154,7 +156,7 @@ class _HttpSink:
     @property
     def congested(self) -> bool:
         """Tell whether the client does not keep up."""
-        if self._size < HIGH_WATER_BYTES:
+        if self._size < (HIGH_WATER_BYTES if self._is_writing else BURST_BYTES):
             return False
         self._was_congested = True
         return True

@@ -58,9 +58,14 @@ class Binder:
         elif session.state is SessionState.CLOSED:
             waiter.refuse(Refusal("session_closed"))
         else:
-            self._waiting[waiter] = None
-            waiter.queued()
+            self._enter(waiter)
             self.apply(BindingEvent.NEEDED)
+
+    def _enter(self, waiter: Waiter) -> None:
+        self._waiting[waiter] = None
+        waiter.queued()
+        if self._rebuild is not None:
+            self._rebuild.promote(waiter.headers)
 
     def leave(self, waiter: Waiter) -> None:
         """Stop waiting."""
@@ -101,8 +106,7 @@ class Binder:
         self._observe_lost(reason)
         # It waits before the loss is told: an attached reader would start the rebuild in the background's queue and
         # with older credentials than those of this live request (semantics 12).
-        self._waiting[waiter] = None
-        waiter.queued()
+        self._enter(waiter)
         self.apply(BindingEvent.LOSS)
 
     def _observe_lost(self, reason: str) -> None:
@@ -181,10 +185,10 @@ class Binder:
                 if self._rebuild is not None:
                     self._rebuild.stop()
                     self._rebuild = None
-            case Command.RAISE_GENERATION | Command.CLOSE_SERVER_REQUESTS:
-                # The binding counts by itself, and answers are held against the generation that is bound
-                # (`is_usable`): neither needs anything done.
-                pass
+            case Command.RAISE_GENERATION:
+                pass  # Done by the binding itself: the number and the state move together.
+            case Command.CLOSE_SERVER_REQUESTS:
+                relay.session.close_server_requests(relay.session.binding.generation)
             case Command.TELL_RESYNC:
                 relay.readers.tell_resync()
             case Command.SEND_WAITING:

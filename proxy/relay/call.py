@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 LINGER_SECONDS = 5.0
 """How long an upstream may keep an answered call's stream open before it is cut."""
+CANCEL_SECONDS = 5.0
+"""How long a cancelled call may still be answered."""
 MAX_CURSOR_BYTES = 4_096
 """An upstream event id beyond this is not sent back: servers refuse header lines near 8 KiB."""
 LONGEST_RETRY_SECONDS = 60.0
@@ -218,6 +220,8 @@ class Call:
 
     def send(self) -> None:
         """Send the request in the present upstream session."""
+        if self.state is CallState.DONE:
+            return
         if self._wait is not None:
             self._wait.cancel()
             self._wait = None
@@ -242,7 +246,7 @@ class Call:
             sink, self._sink = self._sink, None
             self._done()
             sink.watch(None)
-            answer(sink, refusal.status, refusal.headers, refusal.body)
+            answer(sink, refusal.status, self._relay.answer_headers(refusal.headers), refusal.body)
             return
         self.fail(refusal.reason, **refusal.data)
 
@@ -269,7 +273,7 @@ class Call:
             return
         self.state = CallState.STREAMING
         self._decoder = sse.Decoder(self._relay.ctx.upstream.max_message_bytes)
-        self._relay.credentials = self._headers
+        self._relay.accepted(self._headers)
         self._open_stream(h.forward_response(headers))
 
     def on_data(self, data: bytes) -> None:
@@ -306,7 +310,7 @@ class Call:
             self._buffer = None
             self._size = 0
             # A body delimited by the close alone may be cut: only whole JSON proves it whole.
-            if proven or not body or jsonrpc.classify(body).kind is not Kind.OPAQUE:
+            if proven or not body or self._status >= 300 or jsonrpc.classify(body).kind is not Kind.OPAQUE:
                 self._answered(body)
             else:
                 self._decide(Outcome.BROKEN, b"")
@@ -376,7 +380,7 @@ class Call:
     def _relay_answer(self, body: bytes) -> None:
         status = self._status
         if status < 300:
-            self._relay.credentials = self._headers
+            self._relay.accepted(self._headers)
             if self._method in _REMEMBERED and not jsonrpc.classify(body).is_error:
                 self._remember()
         if self._stream is None:
@@ -520,7 +524,12 @@ class Call:
             self._relay.binder.leave(self)
             self.fail("cancelled_unsent")
             return False
+        # Many servers neither answer a cancelled call nor end its stream, and its id must become free (semantics 4).
+        self._linger = self._relay.ctx.clock.call_later(CANCEL_SECONDS, self._cancel_now)
         return True
+
+    def _cancel_now(self) -> None:
+        self.fail_silent("cancelled")
 
     def fail(self, reason: str, **data: Any) -> None:
         """Answer every open request id with a row of the fault table."""
@@ -565,6 +574,10 @@ class Call:
         if self._wait is not None:
             self._wait.cancel()
             self._wait = None
+        self._relay.binder.leave(self)
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         if self._exchange is not None:
             self._linger = self._relay.ctx.clock.call_later(LINGER_SECONDS, self._cut_upstream)
         self._relay.finished(self._ids)

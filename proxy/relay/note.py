@@ -92,7 +92,7 @@ class Note:
             self._sink.watch(self)
             # Answered by the upstream where that is quick: an answer ahead of delivery would let the client's next
             # request overtake this message.
-            self._patience = ctx.clock.call_later(ctx.stream.upgrade_after_seconds, self._accept)
+            self._patience = ctx.clock.call_later(ctx.stream.upgrade_after_seconds, self._impatient)
         self._relay.binder.demand(self)
 
     def sink_closed(self) -> None:
@@ -156,7 +156,7 @@ class Note:
         relay = self._relay
         outcome = classify_status(self._status, carried_id=self._carried_id, has_jsonrpc_body=False)
         if outcome is Outcome.ANSWERED:
-            relay.credentials = self._headers
+            relay.accepted(self._headers)
             self._answer()
         elif outcome in (Outcome.GONE, Outcome.BAD) and self._rebuilt:
             self._answer()
@@ -210,11 +210,20 @@ class Note:
         if sink is not None:
             sink.watch(None)
             headers = self._relay.answer_headers(self._answer_headers)
-            answer(sink, self._status, headers, b"".join(self._buffer))
+            # "202 Accepted with no body", and one SDK line goes on after nothing else.
+            status, body = (202, b"") if self._status < 300 else (self._status, b"".join(self._buffer))
+            answer(sink, status, headers, body)
         elif self._status >= 300:
             # The client has its 202 already, so nobody else will learn of the refusal.
             self._relay.dropped("refused", self._correlation_id)
         self._finish()
+
+    def _impatient(self) -> None:
+        """Answer 202 ahead of the upstream; one that never answers must not keep the message for ever either."""
+        self._accept()
+        ctx = self._relay.ctx
+        patience = ctx.upstream.rebuild_wait_seconds + ctx.upstream.silence_seconds
+        self._patience = ctx.clock.call_later(patience, lambda: self.abandon("upstream_silent"))
 
     def _accept(self) -> None:
         sink, self._sink = self._sink, None
@@ -241,6 +250,7 @@ class Note:
 
     def _finish(self) -> None:
         self._is_done = True
+        self._relay.binder.leave(self)
         for timer in (self._patience, self._wait):
             if timer is not None:
                 timer.cancel()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from proxy.clock import Timer
     from proxy.relay.context import Context
     from proxy.relay.session import SessionRelay
+    from proxy.upstream.recovery import Ticket
 
 OpenSession = Callable[[Handshake, "UpstreamSessionId | None", Headers, str], "SessionRelay"]
 
@@ -47,6 +48,7 @@ class Opening:
         "_sink",
         "_size",
         "_status",
+        "_ticket",
         "_wait",
         "_wait_until",
     )
@@ -76,6 +78,7 @@ class Opening:
         """Frames ahead of the result: until it is there nobody knows whether this is a session."""
         self._wait_until: float | None = None
         self._wait: Timer | None = None
+        self._ticket: Ticket | None = None
         self._is_over = False
 
     def begin(self) -> None:
@@ -202,7 +205,7 @@ class Opening:
         if self._sink is None or clock.now() >= self._wait_until:
             self._fail("unreachable")
         else:
-            self._ctx.recovery.wait(self._send, live=True)
+            self._ticket = self._ctx.recovery.wait(self._send, live=True)
 
     def _waited(self) -> None:
         if self._exchange is None:
@@ -227,6 +230,9 @@ class Opening:
         if self._wait is not None:
             self._wait.cancel()
             self._wait = None
+        if self._ticket is not None:
+            # The queue of an outage would keep the body.
+            self._ticket.cancel()
         if self._exchange is not None:
             self._exchange.abort()
             self._exchange = None

@@ -13,7 +13,7 @@ from proxy.core import faults, jsonrpc, sse
 from proxy.core import headers as h
 from proxy.core.edge import Sink, answer
 from proxy.core.headers import Headers
-from proxy.core.ids import RequestId, SessionId
+from proxy.core.ids import Generation, RequestId
 from proxy.core.jsonrpc import Kind
 from proxy.relay import replies
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
@@ -21,6 +21,9 @@ from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 if TYPE_CHECKING:
     from proxy.clock import Timer
     from proxy.relay.context import Context
+    from proxy.relay.rebuild import Refusal
+    from proxy.relay.session import SessionRelay
+    from proxy.upstream.recovery import Ticket
 
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
@@ -35,19 +38,21 @@ class Passthrough:
         "_ctx",
         "_decoder",
         "_exchange",
+        "_generation",
         "_head",
         "_headers",
         "_ids",
         "_is_over",
         "_is_quiet",
         "_method",
-        "_open_ended",
-        "_session_id",
+        "_rebuilt",
+        "_relay",
         "_sink",
         "_size",
         "_slot",
         "_status",
         "_tail",
+        "_ticket",
         "_unanswered",
         "_wait",
         "_wait_seconds",
@@ -64,7 +69,7 @@ class Passthrough:
         *,
         method: str | None = None,
         is_modern: bool = False,
-        session_id: SessionId | None = None,
+        relay: SessionRelay | None = None,
     ) -> None:
         self._ctx = ctx
         self._ids = ids
@@ -75,13 +80,16 @@ class Passthrough:
         self._method = method
         self._cancels = is_modern
         """Whether the client's disconnect is a cancel: in 2026-07-28 it is, before it is not."""
-        self._session_id = session_id
-        """Shown to the client where the upstream shows its own."""
+        self._relay = relay
+        """The session a body we cannot read belongs to, if any: it is sent in that one's upstream session."""
+        self._generation = Generation(0)
+        self._rebuilt = False
         self._wait_seconds = (
             ctx.upstream.discover_wait_seconds if method == "server/discover" else ctx.upstream.rebuild_wait_seconds
         )
         self._wait_until: float | None = None
         self._wait: Timer | None = None
+        self._ticket: Ticket | None = None
         self._is_over = False
         self._exchange: Exchange | None = None
         self._status = 0
@@ -99,12 +107,52 @@ class Passthrough:
         if self._sink is not None:
             self._sink.watch(self)
         self._ctx.passing.add(self)
-        self._send()
+        if self._relay is not None:
+            self._relay.binder.demand(self)
+        else:
+            self.send()
 
-    def _send(self) -> None:
-        if not self._is_over:
-            request = UpstreamRequest("POST", self._headers, self._body)
-            self._exchange = self._ctx.edge.send(request, self)
+    # -- the binding, for a body of a session
+
+    @property
+    def headers(self) -> Headers:
+        """The client's headers as they go upstream."""
+        return self._headers
+
+    def queued(self) -> None:
+        """Start the bounded wait for the upstream; later waits share its end."""
+        if self._wait_until is None:
+            self._wait_until = self._ctx.clock.now() + self._wait_seconds
+            self._wait = self._ctx.clock.call_later(self._wait_seconds, self._waited)
+
+    def send(self) -> None:
+        """Send it."""
+        if self._is_over:
+            return
+        headers = self._headers
+        if self._relay is not None:
+            binding = self._relay.session.binding
+            self._generation = binding.generation
+            if binding.upstream_id is not None:
+                headers = [*headers, (h.SESSION_ID, binding.upstream_id)]
+        self._buffer = []
+        self._size = 0
+        self._exchange = self._ctx.edge.send(UpstreamRequest("POST", headers, self._body), self)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End the wait: no upstream session can be had."""
+        self._fail(refusal.reason, **refusal.data)
+
+    def _again(self, reason: str) -> None:
+        if self._relay is not None and not self._is_over:
+            self._rebuilt = True
+            self._relay.binder.lose_for(self, self._generation, reason)
+
+    def _probed(self, is_lost: bool, body: bytes) -> None:
+        if is_lost:
+            self._again("bad")
+        else:
+            self._relay_answer(body)
 
     # -- the client's side
 
@@ -135,8 +183,8 @@ class Passthrough:
         self._ctx.recovery.alive()
         self._status = status
         self._head = h.forward_response(headers)
-        if self._session_id is not None and h.get(headers, h.SESSION_ID) is not None:
-            self._head.append((h.SESSION_ID, self._session_id))
+        if self._relay is not None:
+            self._head = self._relay.answer_headers(headers)
         encoded = (h.get(headers, "Content-Encoding") or "identity") != "identity"
         if status == 200 and h.is_sse(h.get(headers, "Content-Type")) and not encoded:
             self._decoder = sse.Decoder(self._ctx.upstream.max_message_bytes)
@@ -191,20 +239,32 @@ class Passthrough:
                 self._finish()
             return
         body = b"".join(self._buffer)
+        relay = self._relay
+        carried_id = relay is not None and relay.session.binding.upstream_id is not None and not self._rebuilt
         if not proven and body and jsonrpc.classify(body).kind is Kind.OPAQUE and self._status < 300:
             self._fail("connection_broken")
+        elif carried_id and self._status == 404:
+            self._again("gone")
+        elif relay is not None and carried_id and self._status == 400:
+            relay.probe.confirm(self._generation, lambda is_lost: self._probed(is_lost, body))
         else:
-            sink, self._sink = self._sink, None
-            self._over()
-            if sink is not None:
-                answer(sink, self._status, self._head, body)
+            self._relay_answer(body)
+
+    def _relay_answer(self, body: bytes) -> None:
+        sink, self._sink = self._sink, None
+        self._over()
+        if sink is not None:
+            answer(sink, self._status, self._head, body)
 
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""
         self._exchange = None
         if loss is Loss.NOT_SENT:
             self._ctx.recovery.lost()
-            self._wait_for_upstream()
+            if self._relay is not None:
+                self._relay.binder.lose_for(self, self._generation, "not_sent")
+            else:
+                self._wait_for_upstream()
         elif self._decoder is not None:
             if self._ids and not self._unanswered:
                 self._finish()
@@ -221,7 +281,7 @@ class Passthrough:
         if clock.now() >= self._wait_until:
             self._waited()
         else:
-            self._ctx.recovery.wait(self._send, live=True)
+            self._ticket = self._ctx.recovery.wait(self.send, live=True)
 
     def _waited(self) -> None:
         if self._exchange is None:
@@ -267,11 +327,16 @@ class Passthrough:
     def _over(self) -> None:
         self._is_over = True
         self._ctx.passing.discard(self)
+        if self._relay is not None:
+            self._relay.binder.leave(self)
         if self._sink is not None:
             self._sink.watch(None)
         if self._wait is not None:
             self._wait.cancel()
             self._wait = None
+        if self._ticket is not None:
+            # The queue of an outage would keep the body.
+            self._ticket.cancel()
         if self._slot >= 0:
             self._ctx.heartbeats.discard(self, self._slot)
             self._slot = -1

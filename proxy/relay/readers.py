@@ -95,6 +95,7 @@ class Readers:
         elif stream is not None:
             self._tell_gap(stream, sink)
         elif tombstone is not None:
+            self._observe_gap("call", "forgotten")
             self._tell_unknown(cursor, tombstone.request_ids, sink)
 
     def resume_call(self, stream: Stream, position: Offset, sink: Sink) -> None:
@@ -140,7 +141,6 @@ class Readers:
 
     def _tell_unknown(self, cursor: Cursor, request_ids: tuple[RequestId, ...], sink: Sink) -> None:
         relay = self._relay
-        self._observe_gap("call", "forgotten")
         sink.start(200, relay.stream_headers([]))
         for request_id in request_ids:
             # Past the stream's end, so that a client that asks again with it gets 405 and stops.

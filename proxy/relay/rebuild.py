@@ -22,6 +22,7 @@ from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 if TYPE_CHECKING:
     from proxy.clock import Timer
     from proxy.relay.session import SessionRelay
+    from proxy.upstream.recovery import Ticket
 
 HEAD_WAIT_SECONDS = 1.0
 """How long the standalone stream's head is awaited before the rebuild goes on (semantics 18)."""
@@ -55,6 +56,7 @@ class Rebuild:
         "_decoder",
         "_exchange",
         "_head",
+        "_head_wait",
         "_is_live",
         "_message",
         "_queue",
@@ -62,6 +64,7 @@ class Rebuild:
         "_status",
         "_step",
         "_stopped",
+        "_ticket",
         "generation",
         "started_at",
         "upstream_id",
@@ -75,6 +78,8 @@ class Rebuild:
         self.started_at = relay.ctx.clock.now()
         self.upstream_id: UpstreamSessionId | None = None
         self._stopped = False
+        self._ticket: Ticket | None = None
+        self._head_wait: Timer | None = None
         self._exchange: Exchange | None = None
         self._deadline: Timer | None = None
         self._step: _Step | None = None
@@ -87,17 +92,34 @@ class Rebuild:
 
     def start(self) -> None:
         """Begin: at once for a live request, in the paced queue otherwise."""
-        self._relay.ctx.recovery.pace(self._initialize, live=self._is_live)
+        if self._is_live:
+            self._initialize()
+        else:
+            self._ticket = self._relay.ctx.recovery.pace(self._initialize)
+
+    def promote(self, credentials: Headers) -> None:
+        """A live request waits now: leave the paced queue, and try with its credentials."""
+        if self._is_live:
+            return
+        self._is_live = True
+        self._credentials = credentials
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None and ticket.ready is not None:
+            ticket.cancel()
+            self._initialize()
 
     def stop(self) -> None:
         """Forget it; nothing is reported any more."""
         self._stopped = True
+        if self._ticket is not None:
+            self._ticket.cancel()
         self._end_exchange()
         self._abandon()
 
     # -- steps
 
     def _initialize(self) -> None:
+        self._ticket = None
         if self._stopped:
             return
         handshake = self._relay.session.handshake
@@ -143,15 +165,15 @@ class Rebuild:
         if not self._relay.wants_standalone:
             self._next()
             return
-        clock = self._relay.ctx.clock
-        self._deadline = clock.call_later(HEAD_WAIT_SECONDS, self._listening)
+        # A timer of its own: the head may come long after the steps that follow have begun.
+        self._head_wait = self._relay.ctx.clock.call_later(HEAD_WAIT_SECONDS, self._listening)
         self._relay.link.open(self.generation, self.upstream_id, self._listening)
 
     def _listening(self) -> None:
-        if self._stopped or self._deadline is None:
+        if self._stopped or self._head_wait is None:
             return
-        self._deadline.cancel()
-        self._deadline = None
+        self._head_wait.cancel()
+        self._head_wait = None
         self._next()
 
     def _restore_steps(self) -> list[_Step]:
@@ -184,12 +206,13 @@ class Rebuild:
     def _abandon(self) -> None:
         """End the upstream session of an attempt that came to nothing."""
         upstream_id, self.upstream_id = self.upstream_id, None
+        self._relay.session.close_server_requests(self.generation)
         self._relay.binder.end_upstream(upstream_id)
 
     def _wait(self) -> None:
         self._relay.close_link()
         self._abandon()
-        self._relay.ctx.recovery.wait(self._initialize, live=self._is_live)
+        self._ticket = self._relay.ctx.recovery.wait(self._initialize, live=self._is_live)
 
     # -- one exchange
 
@@ -264,9 +287,10 @@ class Rebuild:
             step.done(status, message)
 
     def _end_exchange(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        for timer in (self._deadline, self._head_wait):
+            if timer is not None:
+                timer.cancel()
+        self._deadline = self._head_wait = None
         if self._exchange is not None:
             self._exchange.abort()
             self._exchange = None

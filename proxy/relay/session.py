@@ -38,6 +38,8 @@ from proxy.relay.readers import Readers
 from proxy.relay.standalone import LinkState, Standalone
 from proxy.store.base import StreamLog
 
+_LISTENING = frozenset({LinkState.OPENING, LinkState.OPEN})
+
 
 class SessionRelay:
     """Drives one session. Fulfils `wheel.Beating`."""
@@ -135,17 +137,14 @@ class SessionRelay:
             self._batch(request, headers, correlation_id, sink)
         else:
             # Not ours to judge: the upstream says what is wrong with it.
-            upstream_id = self.session.binding.upstream_id
-            if upstream_id is not None:
-                headers.append((h.SESSION_ID, upstream_id))
-            Passthrough(ctx, (), headers, request.body, sink, session_id=self.session.id).begin()
+            Passthrough(ctx, (), headers, request.body, sink, relay=self).begin()
 
     def _batch(self, request: Request, headers: Headers, correlation_id: str, sink: Sink) -> None:
         members = [member for member, _ in jsonrpc.split_batch(request.body)]
         requests = (member.id for member in members if member.kind is Kind.REQUEST and member.id is not None)
         ids = tuple(dict.fromkeys(requests))
         if not ids:
-            Note(self, request.body, headers, correlation_id, sink, None).begin()
+            self._deliver(request.body, headers, correlation_id, sink, None)
         elif self._is_admitted(ids, request, sink, is_batch=True):
             Call(self, ids, None, request.body, headers, correlation_id, sink).begin(can_stream=False)
 
@@ -185,7 +184,7 @@ class SessionRelay:
                 replies.accepted(sink)
                 return
             only_in = call.generation
-        Note(self, request.body, headers, correlation_id, sink, only_in).begin()
+        self._deliver(request.body, headers, correlation_id, sink, only_in)
 
     def _response(
         self, envelope: Envelope, request: Request, headers: Headers, correlation_id: str, sink: Sink
@@ -209,7 +208,17 @@ class SessionRelay:
                     return
                 if upstream_id != envelope.id:
                     body = jsonrpc.replace_id(body, upstream_id)
-        Note(self, body, headers, correlation_id, sink, only_in).begin()
+        self._deliver(body, headers, correlation_id, sink, only_in)
+
+    def _deliver(
+        self, body: bytes, headers: Headers, correlation_id: str, sink: Sink, only_in: Generation | None
+    ) -> None:
+        """Take responsibility for a notification or response, within the bound of calls."""
+        if len(self.notes) >= self.ctx.session.max_calls:
+            self.dropped("too_many_notifications", correlation_id)
+            replies.accepted(sink)
+        else:
+            Note(self, body, headers, correlation_id, sink, only_in).begin()
 
     # -- headers
 
@@ -257,6 +266,14 @@ class SessionRelay:
     def is_active(self) -> bool:
         """Tell whether a call runs or a client reads; a dead peer's stream is ended by its connection."""
         return bool(self.calls or self.readers)
+
+    def accepted(self, headers: Headers) -> None:
+        """Note that the upstream accepted a request with these headers."""
+        self.credentials = headers
+        link = self._link
+        if link is not None and link.state is LinkState.PARKED:
+            # Parked for want of credentials that it takes: here they are.
+            link.open(self.session.binding.generation, self.session.binding.upstream_id)
 
     def beat(self) -> None:
         """Look after silence and idleness; called once in a while by the wheel of checks."""
@@ -307,8 +324,8 @@ class SessionRelay:
         is_silent = any(
             call.generation == binding.generation and call.awaits_bytes and call.last_bytes <= latest
             for call in self.calls.values()
-        ) or (link is not None and link.state is LinkState.OPEN and bool(self.readers) and link.last_bytes <= latest)
-        if is_silent:
+        ) or (link is not None and link.state in _LISTENING and bool(self.readers) and link.last_bytes <= latest)
+        if is_silent and binding.state is BindingState.BOUND:
             self.probe.check_silence(binding.generation)
 
     # -- ends

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from proxy.relay.session import SessionRelay
 
 _GROWTH = 2.0
+BARREN_RESUMES = 3
+# A status that says nothing of the cursor: 0 is a connection that broke, 409 another reader that is still there.
+_PASSING_STATUSES = frozenset({0, 409, 429, 502, 503, 504})
 STEADY_SECONDS = 5.0
 """A link that held this long was a good one: the next break starts with short waits again."""
 LONGEST_BACKOFF_SECONDS = 30.0
@@ -59,6 +62,7 @@ class Standalone:
 
     __slots__ = (
         "_attempt",
+        "_barren",
         "_buffer",
         "_cursor",
         "_decoder",
@@ -90,6 +94,8 @@ class Standalone:
         self._has_hole = False
         """Events may have been lost while the link was broken: told once it is open again."""
         self._attempt = 0
+        self._barren = 0
+        """Resumes in a row that brought no frame."""
         self._exchange: Exchange | None = None
         self._timer: Timer | None = None
         self._decoder: sse.Decoder | None = None
@@ -149,6 +155,7 @@ class Standalone:
         if cursor is not None:
             headers.append((h.LAST_EVENT_ID, cursor.decode("ascii")))
         self._decoder = None
+        self._status = 0
         self._buffer = []
         self.last_bytes = relay.ctx.clock.now()
         self._exchange = relay.ctx.edge.send(UpstreamRequest("GET", headers, b"", fresh=True), self)
@@ -186,6 +193,7 @@ class Standalone:
             return
         if frames:
             self._attempt = 0
+            self._barren = 0
         for frame in frames:
             self._frame(frame)
 
@@ -227,12 +235,13 @@ class Standalone:
         elif status in (400, 404) and self._upstream_id is not None:
             # A lost session, a cursor it does not know, or a server without this route: a ping tells the first.
             self.state = LinkState.WAITING
-            self._relay.probe.confirm(self.generation, self._probed)
+            generation = self.generation
+            self._relay.probe.confirm(generation, lambda is_lost: self._probed(generation, is_lost))
         else:
             self._broken(is_clean=False)
 
-    def _probed(self, is_lost: bool) -> None:
-        if self.state is not LinkState.WAITING or self._timer is not None:
+    def _probed(self, generation: Generation, is_lost: bool) -> None:
+        if generation != self.generation or self.state is not LinkState.WAITING or self._timer is not None:
             return
         if is_lost and self._relay.binder.is_bound(self.generation):
             self._relay.binder.lose(self.generation, "gone" if self._status == 404 else "bad")
@@ -267,10 +276,20 @@ class Standalone:
         self._attempt = min(self._attempt + 1, 20)
         if is_clean and self._retry_seconds is not None:
             delay = max(delay, self._retry_seconds)
+        if self._is_resumed and self._is_cursor_spent():
+            self._cursor = None
+            self._has_hole = True
         if self._cursor is None and self._decoder is not None:
             # Whatever is sent until the link is open again cannot be asked for: a hole, so it is told.
             self._has_hole = True
         self._again(delay * (0.75 + 0.5 * ctx.clock.jitter()))
+
+    def _is_cursor_spent(self) -> bool:
+        """Tell whether asking with the present cursor leads nowhere: it is refused, or brings nothing, repeatedly."""
+        if self._decoder is None:
+            return self._status not in _PASSING_STATUSES
+        self._barren += 1
+        return self._barren >= BARREN_RESUMES
 
     def _again(self, delay: float) -> None:
         self._decoder = None

@@ -1,18 +1,43 @@
 """Waiting for one upstream to come back: one reconnect loop, however many sessions wait.
 
-Owns the back-off and the pace at which waiting sessions are let go. Knows no session and no request. Invariant: while
-anybody waits exactly one attempt or one timer is pending.
+Owns the back-off and the pace at which waiting sessions are let go. Knows no session and no request. Invariants: while
+anybody waits for the upstream exactly one attempt or one timer is pending; whoever waits again after being let go
+belongs to the next attempt.
 """
 
 from collections import deque
 from collections.abc import Callable
 
-from proxy.clock import Clock, Timer
+from proxy.clock import Clock
 from proxy.config import Upstream
 from proxy.observe.hooks import Observer, UpstreamLost, UpstreamRecovered
 from proxy.upstream.base import Edge
 
 _GROWTH = 1.6
+_MOST_ATTEMPTS = 20
+"""Where counting stops: the delay is at its longest long before."""
+
+
+class Ticket:
+    """One place in a queue."""
+
+    __slots__ = ("is_live", "ready")
+
+    def __init__(self, ready: Callable[[], None], *, is_live: bool) -> None:
+        self.ready: Callable[[], None] | None = ready
+        self.is_live = is_live
+
+    def cancel(self) -> None:
+        """Give the place up; what it held can be freed."""
+        self.ready = None
+
+    def call(self) -> bool:
+        """Let the holder go; False when nobody holds it any more."""
+        ready, self.ready = self.ready, None
+        if ready is None:
+            return False
+        ready()
+        return True
 
 
 class Recovery:
@@ -23,30 +48,37 @@ class Recovery:
         self._config = config
         self._clock = clock
         self._observer = observer
-        self._live: deque[Callable[[], None]] = deque()
-        self._background: deque[Callable[[], None]] = deque()
+        self._waiting: list[Ticket] = []
+        self._paced: deque[Ticket] = deque()
         self._attempt = 0
-        self._running = False
+        self._is_trying = False
+        self._is_pacing = False
+        self._is_closed = False
         self._down_since: float | None = None
-        self._releasing: Timer | None = None
-        self._closed = False
 
-    def wait(self, ready: Callable[[], None], *, live: bool) -> None:
-        """Call *ready* when the upstream answers connections; *live* waiters, with a request, go first."""
-        (self._live if live else self._background).append(ready)
-        if not self._running and self._releasing is None:
-            self._running = True
+    # -- queues
+
+    def wait(self, ready: Callable[[], None], *, live: bool) -> Ticket:
+        """Call *ready* when the upstream answers connections; *live* waiters, with a request, go unpaced."""
+        ticket = Ticket(ready, is_live=live)
+        # Whoever gave up leaves an empty ticket: without this an outage would gather one per request.
+        if len(self._waiting) % 64 == 0:
+            self._waiting = [kept for kept in self._waiting if kept.ready is not None]
+        self._waiting.append(ticket)
+        if not self._is_trying:
+            self._is_trying = True
             # Not at once: the refusal that brought the caller here is fresh.
             self._clock.call_later(self._delay(), self._try)
+        return ticket
 
-    def pace(self, ready: Callable[[], None], *, live: bool) -> None:
-        """Call *ready* in its turn, without waiting for the upstream: for rebuilds that nobody refused yet."""
-        if live:
-            ready()
-            return
-        self._background.append(ready)
-        if not self._running and self._releasing is None:
-            self._release()
+    def pace(self, ready: Callable[[], None]) -> Ticket:
+        """Call *ready* in its turn, without asking the upstream: for work that no client waits for."""
+        ticket = Ticket(ready, is_live=False)
+        self._paced.append(ticket)
+        self._start_pacing()
+        return ticket
+
+    # -- what is known of the upstream
 
     def lost(self) -> None:
         """Note that the upstream refused a connection."""
@@ -66,9 +98,11 @@ class Recovery:
 
     def close(self) -> None:
         """Forget the waiters."""
-        self._closed = True
-        self._live.clear()
-        self._background.clear()
+        self._is_closed = True
+        self._waiting.clear()
+        self._paced.clear()
+
+    # -- the loop
 
     def _delay(self) -> float:
         config = self._config
@@ -77,28 +111,34 @@ class Recovery:
         return base * (0.75 + 0.5 * self._clock.jitter())
 
     def _try(self) -> None:
-        if self._closed:
-            return
-        self._edge.reach(self._tried)
+        if not self._is_closed:
+            self._edge.reach(self._tried)
 
     def _tried(self, reached: bool) -> None:
-        if self._closed:
+        if self._is_closed:
             return
         # Counted on success too: who accepts connections may still answer 503, and `alive` sets it back.
-        self._attempt = min(self._attempt + 1, 20)
-        if reached:
-            self._running = False
-            self._release()
-        else:
+        self._attempt = min(self._attempt + 1, _MOST_ATTEMPTS)
+        if not reached:
             self._clock.call_later(self._delay(), self._try)
+            return
+        self._is_trying = False
+        waiting, self._waiting = self._waiting, []
+        for ticket in waiting:
+            if ticket.is_live:
+                ticket.call()
+            elif ticket.ready is not None:
+                self._paced.append(ticket)
+        self._start_pacing()
 
-    def _release(self) -> None:
-        self._releasing = None
-        # A waiter that waits again meanwhile belongs to the next attempt.
-        live, self._live = self._live, deque()
-        for ready in live:
-            ready()
-        if self._background:
-            self._background.popleft()()
-            if self._background:
-                self._releasing = self._clock.call_later(1.0 / self._config.rebuilds_per_second, self._release)
+    def _start_pacing(self) -> None:
+        if self._paced and not self._is_pacing:
+            self._is_pacing = True
+            self._clock.call_later(0.0, self._pace)
+
+    def _pace(self) -> None:
+        while self._paced:
+            if self._paced.popleft().call():
+                self._clock.call_later(1.0 / self._config.rebuilds_per_second, self._pace)
+                return
+        self._is_pacing = False
