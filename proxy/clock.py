@@ -8,7 +8,7 @@ the wall clock.
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 
@@ -33,6 +33,22 @@ class Clock(Protocol):
 
     def jitter(self) -> float:
         """Return a number in [0, 1) to spread clients with; not fit for secrets."""
+
+
+def run_all(callbacks: Iterable[Callable[[], object]]) -> None:
+    """Call each, whatever another one does.
+
+    Raises:
+        Exception: the first one raised, after all were called; the event loop logs it.
+    """
+    failure: Exception | None = None
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception as error:  # kept until the others had their turn
+            failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 class SystemClock:

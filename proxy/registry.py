@@ -34,7 +34,7 @@ class Registry:
     @property
     def is_full(self) -> bool:
         """Tell whether another session would exceed the bound; old ones are never ended for a new one."""
-        return len(self._sessions) >= self.ctx.session.max_sessions
+        return len(self._sessions) + self.ctx.openings >= self.ctx.session.max_sessions
 
     def find(self, session_id: str) -> SessionRelay | None:
         """Return the session a client names."""

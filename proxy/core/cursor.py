@@ -19,6 +19,11 @@ MAX_EVENT_ID_LENGTH: Final = 64
 _EVENT_ID: Final = re.compile(r"([0-9a-z]{12})-(s|c(?:0|[1-9][0-9]*))-(0|[1-9][0-9]*)")
 
 
+MAX_UPSTREAM_CURSOR_BYTES = 4_096
+"""An upstream event id beyond this is not sent back: servers refuse header lines near 8 KiB."""
+_UPSTREAM_CURSOR = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+
+
 class Cursor(msgspec.Struct, frozen=True):
     """The last entry a client has seen of one stream."""
 
@@ -41,3 +46,14 @@ def parse(text: str) -> Cursor | None:
 def event_id(epoch: Epoch, stream: StreamId, offset: Offset) -> EventId:
     """Write the event id of the entry at `offset` of `stream`."""
     return EventId(f"{epoch}-{stream}-{offset}")
+
+
+def upstream_cursor(frame_id: bytes) -> str | None:
+    """Return an upstream's event id as a header value, or None when it is none.
+
+    An empty id means "no cursor any more" (WHATWG). Blanks at its ends are stripped by HTTP and other bytes refused by
+    servers, so such an id could not come back as it was.
+    """
+    if len(frame_id) > MAX_UPSTREAM_CURSOR_BYTES or _UPSTREAM_CURSOR.fullmatch(frame_id) is None:
+        return None
+    return frame_id.decode("ascii")

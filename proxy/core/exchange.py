@@ -16,8 +16,10 @@ class Outcome(Enum):
     """2xx with a whole body."""
     STREAM_ENDED = "stream ended"
     """An event stream ended or broke before every request was answered."""
+    REFUSED = "refused"
+    """Nobody listens: provably did not run, and the upstream session is lost (semantics 11)."""
     NOT_SENT = "not sent"
-    """Refused, or reset before anything was written: provably did not run."""
+    """No connection, for a reason that says nothing of the upstream's sessions: provably did not run."""
     BROKEN = "broken"
     """The connection broke after something may have been written, before a whole answer."""
     GONE = "gone"
@@ -40,6 +42,8 @@ class Action(Enum):
     """The upstream session it was refused in is not the present one: send again in the present one."""
     REBUILD = "rebuild"
     """Report the loss, wait for the new upstream session, send again."""
+    WAIT = "wait"
+    """Send again in the same upstream session once the upstream can be reached."""
     PROBE = "probe"
     RESUME = "resume"
     UNKNOWN = "unknown"
@@ -66,7 +70,8 @@ def classify_status(status: int, *, carried_id: bool, has_jsonrpc_body: bool) ->
 REQUEST: Mapping[Outcome, Action] = {
     Outcome.ANSWERED: Action.RELAY,
     Outcome.STREAM_ENDED: Action.RESUME,
-    Outcome.NOT_SENT: Action.REBUILD,
+    Outcome.REFUSED: Action.REBUILD,
+    Outcome.NOT_SENT: Action.WAIT,
     Outcome.BROKEN: Action.UNKNOWN,
     Outcome.GONE: Action.REBUILD,
     Outcome.BAD: Action.PROBE,
@@ -89,7 +94,7 @@ def decide(outcome: Outcome, *, stale: bool, rebuilt: bool) -> Action:
     action = REQUEST[outcome]
     if outcome in (Outcome.GONE, Outcome.BAD) and rebuilt:
         return Action.RELAY
-    if stale and outcome in (Outcome.GONE, Outcome.BAD, Outcome.NOT_SENT):
+    if stale and outcome in (Outcome.GONE, Outcome.BAD, Outcome.REFUSED):
         return Action.RETRY
     return action
 

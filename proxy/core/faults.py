@@ -84,6 +84,16 @@ _ROWS = (
         "refused connections for the whole of `rebuild_wait_seconds`",
     ),
     Fault(
+        "discover_unreachable", 503, UNAVAILABLE, "not_run",
+        "the server cannot be reached",
+        "`server/discover` while connections are refused for `discover_wait_seconds`; 200 would end some clients' era",
+    ),
+    Fault(
+        "closed_unsent", 200, SESSION_CLOSED, "not_run",
+        "the session was closed before the call was sent",
+        "a call still waits for the upstream when its session ends",
+    ),
+    Fault(
         "rebuild_refused", 200, UNAVAILABLE, "not_run",
         "the server refused the session's handshake; the call did not run",
         "the stored handshake is answered with an error; `data.http_status` or `data.upstream_error` tells which",

@@ -98,7 +98,7 @@ class HttpServer:
         self._handle(Request(request.method, request.raw_path, list(request.headers.items()), body), sink)
         try:
             return await sink.drive()
-        except (asyncio.CancelledError, ConnectionError):
+        except BaseException:  # whatever ends the handler, nobody reads the sink any more
             sink.client_gone()
             raise
 

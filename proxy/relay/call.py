@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.core import exchange, faults, jsonrpc, sse
 from proxy.core import headers as h
+from proxy.core.cursor import upstream_cursor
 from proxy.core.edge import Sink, answer
 from proxy.core.exchange import Action, CallState, Outcome
 from proxy.core.headers import Headers
@@ -25,15 +26,19 @@ if TYPE_CHECKING:
     from proxy.core.replay import Stream
     from proxy.relay.rebuild import Refusal
     from proxy.relay.session import SessionRelay
+    from proxy.upstream.recovery import Ticket
 
 LINGER_SECONDS = 5.0
 """How long an upstream may keep an answered call's stream open before it is cut."""
 CANCEL_SECONDS = 5.0
 """How long a cancelled call may still be answered."""
-MAX_CURSOR_BYTES = 4_096
-"""An upstream event id beyond this is not sent back: servers refuse header lines near 8 KiB."""
 LONGEST_RETRY_SECONDS = 60.0
 """An upstream's `retry` beyond this is not waited for: the client would hear nothing of its call meanwhile."""
+_OUTCOMES = {
+    Loss.REFUSED: Outcome.REFUSED,
+    Loss.NOT_SENT: Outcome.NOT_SENT,
+    Loss.BROKEN: Outcome.BROKEN,
+}
 _AWAITING = frozenset({CallState.SENT, CallState.STREAMING, CallState.RESUMING})
 # Requests whose success a rebuild must repeat; their answers are looked at, no others.
 _REMEMBERED = frozenset({"resources/subscribe", "resources/unsubscribe", "logging/setLevel"})
@@ -66,6 +71,7 @@ class Call:
         "_start",
         "_status",
         "_stream",
+        "_ticket",
         "_upgrade",
         "_wait",
         "_wait_until",
@@ -109,7 +115,7 @@ class Call:
         self._buffer: list[bytes] | None = None
         self._size = 0
         self._decoder: sse.Decoder | None = None
-        self._cursor: bytes | None = None
+        self._cursor: str | None = None
         """The upstream's last event id on this call's stream."""
         self._retry_seconds: float | None = None
         self._is_resumed = False
@@ -120,6 +126,7 @@ class Call:
         self._wait: Timer | None = None
         self._wait_until: float | None = None
         self._linger: Timer | None = None
+        self._ticket: Ticket | None = None
 
     # -- the client's side
 
@@ -212,6 +219,10 @@ class Call:
         if self._wait_until is None:
             self._wait_until = clock.now() + self._relay.ctx.upstream.rebuild_wait_seconds
         self._wait = clock.call_later(max(0.0, self._wait_until - clock.now()), self._waited)
+
+    def _reachable(self) -> None:
+        self._ticket = None
+        self._relay.binder.demand(self)
 
     def _waited(self) -> None:
         self._wait = None
@@ -325,16 +336,15 @@ class Call:
         elif self.state is CallState.STREAMING:
             self._stream_ended(is_clean=False)
         elif self.state is CallState.RESUMING:
-            if loss is Loss.NOT_SENT:
+            if loss is Loss.REFUSED:
                 self._relay.binder.refused(self.generation)
                 self.fail("stream_broken")
             else:
                 self._resume_later(is_clean=False)
-        elif loss is Loss.NOT_SENT:
-            self._relay.ctx.recovery.lost()
-            self._decide(Outcome.NOT_SENT, b"")
         else:
-            self._decide(Outcome.BROKEN, b"")
+            if loss is not Loss.BROKEN:
+                self._relay.ctx.recovery.lost()
+            self._decide(_OUTCOMES[loss], b"")
 
     def _answered(self, body: bytes) -> None:
         status = self._status
@@ -356,9 +366,12 @@ class Call:
                 relay.binder.lose(self.generation, outcome.name.lower())
                 self.fail("cancelled_unsent")
                 return
-            if outcome is not Outcome.NOT_SENT:
+            if outcome is not Outcome.REFUSED:
                 self._rebuilt = True
             relay.binder.lose_for(self, self.generation, outcome.name.lower())
+        elif action is Action.WAIT:
+            self.queued()
+            self._ticket = relay.ctx.recovery.wait(self._reachable, live=True)
         elif action is Action.PROBE:
             self.state = CallState.PROBING
             relay.probe.confirm(self.generation, lambda is_lost: self._probed(is_lost, body))
@@ -415,7 +428,7 @@ class Call:
 
     def _frame(self, frame: sse.Frame) -> None:
         if frame.id is not None:
-            self._cursor = frame.id
+            self._cursor = upstream_cursor(frame.id)
             self._resumes = 0
         if frame.retry is not None:
             self._retry_seconds = min(frame.retry / 1000, LONGEST_RETRY_SECONDS)
@@ -467,8 +480,6 @@ class Call:
         cursor = self._cursor
         if (
             cursor is None
-            or len(cursor) > MAX_CURSOR_BYTES
-            or not cursor.isascii()
             or self._resumes >= relay.ctx.upstream.resume_attempts
             or not relay.binder.is_bound(self.generation)
         ):
@@ -491,7 +502,7 @@ class Call:
             self.fail("upstream_session_lost")
             return
         headers = relay.own_headers(is_get=True)
-        headers.append((h.LAST_EVENT_ID, self._cursor.decode("ascii")))
+        headers.append((h.LAST_EVENT_ID, self._cursor))
         self.last_bytes = relay.ctx.clock.now()
         self._exchange = relay.ctx.edge.send(UpstreamRequest("GET", headers, b"", fresh=True), self)
 
@@ -575,6 +586,9 @@ class Call:
             self._wait.cancel()
             self._wait = None
         self._relay.binder.leave(self)
+        if self._ticket is not None:
+            self._ticket.cancel()
+            self._ticket = None
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None

@@ -68,6 +68,8 @@ class Context:
     """DELETEs under way that no session owns any more; a drain waits for them."""
     passing: set[Abandonable] = field(default_factory=set)
     """Exchanges under way without a session."""
+    openings: int = 0
+    """`initialize` requests under way: sessions to be."""
     _sequence: Iterator[int] = field(default_factory=lambda: iter(range(1, 1 << 62)))
     _prefix: str = ""
 

@@ -86,6 +86,8 @@ class Opening:
         if self._sink is not None:
             self._sink.watch(self)
         self._ctx.passing.add(self)
+        # Counted from here: several at once must not pass the bound together.
+        self._ctx.openings += 1
         self._send()
 
     def _send(self) -> None:
@@ -193,7 +195,7 @@ class Opening:
         self._exchange = None
         if self._is_over:
             return
-        if loss is not Loss.NOT_SENT:
+        if loss is Loss.BROKEN:
             self._fail("connection_broken")
             return
         self._ctx.recovery.lost()
@@ -225,6 +227,8 @@ class Opening:
         self._fail("shutdown")
 
     def _over(self) -> None:
+        if not self._is_over:
+            self._ctx.openings -= 1
         self._is_over = True
         self._ctx.passing.discard(self)
         if self._wait is not None:

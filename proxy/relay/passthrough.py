@@ -7,6 +7,7 @@ sent, cut at a frame boundary, and then at most one error of the proxy's own.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from proxy.core import faults, jsonrpc, sse
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from proxy.relay.session import SessionRelay
     from proxy.upstream.recovery import Ticket
 
-_BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+# Two line ends, whichever; atomic, because CR LF is one.
+_BOUNDARY = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 
 
 class Passthrough:
@@ -97,7 +99,7 @@ class Passthrough:
         self._buffer: list[bytes] = []
         self._size = 0
         self._decoder: sse.Decoder | None = None
-        self._tail = b""
+        self._tail: list[bytes] = []
         """Bytes behind the last frame boundary: held back, so that an error of ours never lands inside a frame."""
         self._is_quiet = False
         self._slot = -1
@@ -208,14 +210,27 @@ class Passthrough:
             self._abort_upstream()
             self._fail("answer_too_large")
             return
-        held = self._tail + data
-        cut = max((held.rfind(mark) + len(mark) for mark in _BOUNDARIES if mark in held), default=0)
-        if cut and self._sink is not None:
+        tail = self._tail
+        if not self._decoder.is_at_boundary:
+            # From a little before this piece, as a boundary may be split; never the whole tail again.
+            joint = (tail[-1][-3:] if tail else b"") + data
+            cut = max((found.end() for found in _BOUNDARY.finditer(joint)), default=0) - (len(joint) - len(data))
+            if cut <= 0:
+                tail.append(data)
+                return
+            tail.append(data[:cut])
+            self._tail = [data[cut:]] if data[cut:] else []
+        else:
+            tail.append(data)
+            self._tail = []
+        self._forward(b"".join(tail))
+
+    def _forward(self, whole_frames: bytes) -> None:
+        if self._sink is not None:
             self._is_quiet = False
-            self._sink.write(held[:cut])
+            self._sink.write(whole_frames)
             if self._sink.congested and self._exchange is not None:
                 self._exchange.pause()
-        self._tail = held[cut:]
 
     def _note_answer(self, frame: sse.Frame) -> None:
         if not frame.data or not self._unanswered:
@@ -259,10 +274,10 @@ class Passthrough:
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""
         self._exchange = None
-        if loss is Loss.NOT_SENT:
+        if loss is not Loss.BROKEN:
             self._ctx.recovery.lost()
-            if self._relay is not None:
-                self._relay.binder.lose_for(self, self._generation, "not_sent")
+            if self._relay is not None and loss is Loss.REFUSED:
+                self._relay.binder.lose_for(self, self._generation, "refused")
             else:
                 self._wait_for_upstream()
         elif self._decoder is not None:
@@ -285,7 +300,8 @@ class Passthrough:
 
     def _waited(self) -> None:
         if self._exchange is None:
-            self._fail("unreachable")
+            # 200 with an error would turn some dual-era clients into old ones for their life.
+            self._fail("discover_unreachable" if self._method == "server/discover" else "unreachable")
 
     # -- ends
 

@@ -96,7 +96,7 @@ class Probe:
         """The ping failed."""
         self._exchange = None
         self._stop()
-        if loss is Loss.NOT_SENT:
+        if loss is Loss.REFUSED:
             self._relay.ctx.recovery.lost()
             # Nobody listens: that is a lost session at once (semantics 11).
             self._tell(is_refused=True, is_alive=False)

@@ -100,10 +100,8 @@ class Readers:
 
     def resume_call(self, stream: Stream, position: Offset, sink: Sink) -> None:
         """Attach a client that sent a running call's request again."""
-        if stream.has_gap(position):
-            self._tell_gap(stream, sink)
-        else:
-            self.attach(stream, sink, position, [])
+        # Nobody has sent a cursor, so nothing before what is retained was promised.
+        self.attach(stream, sink, max(position, stream.floor), [])
 
     def _tell_gap(self, stream: Stream, sink: Sink) -> None:
         """Answer a hole in a call stream with its result where that is retained, else with one error (semantics 9)."""
@@ -183,9 +181,8 @@ class Readers:
         has_gap = stream.has_gap(position) or (asked is not None and asked.is_gap)
         if has_gap:
             position = relay.log.top
-        headers = h.forward_response(link.headers) if link.state is LinkState.OPEN else []
         is_resume = asked is not None and not has_gap
-        feed = self.attach(stream, sink, position, headers)
+        feed = self.attach(stream, sink, position, [])
         if is_resume:
             self._observe_resumed(feed)
         elif has_gap:

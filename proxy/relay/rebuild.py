@@ -55,6 +55,7 @@ class Rebuild:
         "_deadline",
         "_decoder",
         "_exchange",
+        "_has_restarted",
         "_head",
         "_head_wait",
         "_is_live",
@@ -78,6 +79,7 @@ class Rebuild:
         self.started_at = relay.ctx.clock.now()
         self.upstream_id: UpstreamSessionId | None = None
         self._stopped = False
+        self._has_restarted = False
         self._ticket: Ticket | None = None
         self._head_wait: Timer | None = None
         self._exchange: Exchange | None = None
@@ -189,7 +191,9 @@ class Rebuild:
         return steps
 
     def _restored(self, status: int, message: bytes | None) -> None:
-        if status == 404 or status >= 500:
+        if (status == 404 or status >= 500) and not self._has_restarted:
+            # Perhaps the upstream went away again; a server that always answers so must not be asked for ever.
+            self._has_restarted = True
             self._wait()
             return
         if message is None or status >= 300 or jsonrpc.classify(message).is_error:
@@ -270,7 +274,7 @@ class Rebuild:
         self._end_exchange()
         if self._stopped:
             return
-        if loss is Loss.NOT_SENT:
+        if loss is not Loss.BROKEN:
             self._relay.ctx.recovery.lost()
         self._wait()
 

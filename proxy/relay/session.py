@@ -11,6 +11,7 @@ from collections.abc import Callable
 from proxy.core import headers as h
 from proxy.core import jsonrpc
 from proxy.core.edge import Request, Sink
+from proxy.core.exchange import CallState
 from proxy.core.faults import FAULTS
 from proxy.core.headers import Headers
 from proxy.core.ids import Generation, RequestId, UpstreamSessionId, call_stream
@@ -356,7 +357,7 @@ class SessionRelay:
         fault = "shutdown" if reason is CloseReason.SHUTDOWN else "session_closed"
         self.session.receive(SessionEvent.CLOSED)
         for call in set(self.calls.values()):
-            call.fail_silent(fault)
+            call.fail_silent("closed_unsent" if call.state is CallState.WAITING else fault)
         for note in tuple(self.notes):
             note.abandon("session_closed")
         self.binder.apply(BindingEvent.CLOSED)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from proxy.core import headers as h
 from proxy.core import jsonrpc, sse
+from proxy.core.cursor import upstream_cursor
 from proxy.core.headers import Headers
 from proxy.core.ids import Generation, UpstreamSessionId
 from proxy.core.jsonrpc import Kind
-from proxy.relay.call import LONGEST_RETRY_SECONDS, MAX_CURSOR_BYTES
+from proxy.relay.call import LONGEST_RETRY_SECONDS
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Standalone:
         self.state = LinkState.CLOSED
         self.generation = Generation(0)
         self._upstream_id: UpstreamSessionId | None = None
-        self._cursor: bytes | None = None
+        self._cursor: str | None = None
         self._retry_seconds: float | None = None
         self._is_resumed = False
         self._has_hole = False
@@ -153,7 +154,7 @@ class Standalone:
         cursor = self._cursor
         self._is_resumed = cursor is not None
         if cursor is not None:
-            headers.append((h.LAST_EVENT_ID, cursor.decode("ascii")))
+            headers.append((h.LAST_EVENT_ID, cursor))
         self._decoder = None
         self._status = 0
         self._buffer = []
@@ -199,8 +200,7 @@ class Standalone:
 
     def _frame(self, frame: sse.Frame) -> None:
         if frame.id is not None:
-            usable = len(frame.id) <= MAX_CURSOR_BYTES and frame.id.isascii()
-            self._cursor = frame.id if usable and frame.id else None
+            self._cursor = upstream_cursor(frame.id)
         if frame.retry is not None:
             self._retry_seconds = min(frame.retry / 1000, LONGEST_RETRY_SECONDS)
         data = frame.data
@@ -260,7 +260,7 @@ class Standalone:
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The link broke."""
         self._exchange = None
-        if loss is Loss.NOT_SENT and self._relay.binder.is_bound(self.generation):
+        if loss is Loss.REFUSED and self._relay.binder.is_bound(self.generation):
             self.state = LinkState.CLOSED
             self._relay.binder.refused(self.generation)
             self._tell_waiters()

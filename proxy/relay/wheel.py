@@ -6,7 +6,7 @@ calls. Invariant: whoever joined is called once a period, first after one, give 
 
 from typing import Protocol
 
-from proxy.clock import Clock
+from proxy.clock import Clock, run_all
 
 _SLOTS = 16
 
@@ -51,8 +51,9 @@ class Wheel:
         if self._is_closed:
             return
         self._at = (self._at + 1) % _SLOTS
-        for beating in tuple(self._slots[self._at]):
-            beating.beat()
+        members = tuple(self._slots[self._at])
+        # First the next turn: a member that raises must not stop the wheel, nor keep the others from their beat.
         if any(self._slots):
             self._is_running = True
             self._clock.call_later(self._step, self._turn)
+        run_all(beating.beat for beating in members)

@@ -17,8 +17,10 @@ from proxy.core.headers import Headers
 class Loss(Enum):
     """How an exchange ended without a whole answer."""
 
+    REFUSED = "refused"
+    """Nobody listens there: not sent, and the sessions of whoever did are gone (semantics 11)."""
     NOT_SENT = "not_sent"
-    """No connection: the request provably did not reach the upstream."""
+    """No connection for any other reason (time-out, no route, our own limits): provably not sent, nothing more."""
     BROKEN = "broken"
     """The connection broke; bytes of the request may have been read."""
 

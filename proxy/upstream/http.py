@@ -87,7 +87,8 @@ class HttpEdge:
                 allow_redirects=False,
             )
         except _NOT_SENT as error:
-            receiver.on_lost(Loss.NOT_SENT, str(error))
+            refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError | ConnectionResetError)
+            receiver.on_lost(Loss.REFUSED if refused else Loss.NOT_SENT, str(error))
             return
         except _FAILED as error:
             receiver.on_lost(Loss.BROKEN, f"{type(error).__name__}: {error}")
@@ -134,7 +135,7 @@ class HttpEdge:
         try:
             async with asyncio.timeout(self._timeout.sock_connect):
                 _, writer = await asyncio.open_connection(host, port)
-        except (OSError, TimeoutError):
+        except Exception:  # whatever it was, who asked must hear of it, or waits for ever
             done(False)
             return
         writer.close()

@@ -8,7 +8,7 @@ belongs to the next attempt.
 from collections import deque
 from collections.abc import Callable
 
-from proxy.clock import Clock
+from proxy.clock import Clock, run_all
 from proxy.config import Upstream
 from proxy.observe.hooks import Observer, UpstreamLost, UpstreamRecovered
 from proxy.upstream.base import Edge
@@ -31,13 +31,11 @@ class Ticket:
         """Give the place up; what it held can be freed."""
         self.ready = None
 
-    def call(self) -> bool:
-        """Let the holder go; False when nobody holds it any more."""
+    def call(self) -> None:
+        """Let the holder go, if anybody still holds the place."""
         ready, self.ready = self.ready, None
-        if ready is None:
-            return False
-        ready()
-        return True
+        if ready is not None:
+            ready()
 
 
 class Recovery:
@@ -124,12 +122,9 @@ class Recovery:
             return
         self._is_trying = False
         waiting, self._waiting = self._waiting, []
-        for ticket in waiting:
-            if ticket.is_live:
-                ticket.call()
-            elif ticket.ready is not None:
-                self._paced.append(ticket)
+        self._paced.extend(ticket for ticket in waiting if not ticket.is_live)
         self._start_pacing()
+        run_all(ticket.call for ticket in waiting if ticket.is_live)
 
     def _start_pacing(self) -> None:
         if self._paced and not self._is_pacing:
@@ -138,7 +133,9 @@ class Recovery:
 
     def _pace(self) -> None:
         while self._paced:
-            if self._paced.popleft().call():
+            ticket = self._paced.popleft()
+            if ticket.ready is not None:
                 self._clock.call_later(1.0 / self._config.rebuilds_per_second, self._pace)
+                ticket.call()
                 return
         self._is_pacing = False

@@ -94,6 +94,9 @@ class WireEdge:
     async def _connect_and_begin(self, exchange: "_WireExchange", head: bytes, request: UpstreamRequest) -> None:
         try:
             connection = await self._connect()
+        except (ConnectionRefusedError, ConnectionResetError) as error:
+            exchange.lost(Loss.REFUSED, str(error))
+            return
         except Exception as error:  # whatever it was, nothing was written, and the receiver must hear of it
             exchange.lost(Loss.NOT_SENT, f"{type(error).__name__}: {error}")
             return
@@ -107,7 +110,7 @@ class WireEdge:
     async def _reach(self, done: Callable[[bool], None]) -> None:
         try:
             connection = await self._connect()
-        except (OSError, TimeoutError):
+        except Exception:  # whatever it was, who asked must hear of it, or waits for ever
             done(False)
             return
         connection.drop()
@@ -125,6 +128,10 @@ class WireEdge:
     def opened(self, connection: "_Connection") -> None:
         """Hold a new connection."""
         self._open.add(connection)
+
+    def report(self, context: dict[str, object]) -> None:
+        """Hand a defect of our own to the loop's handler, which logs it."""
+        self._loop.call_exception_handler(context)
 
     def closed(self, connection: "_Connection") -> None:
         """Let a connection go."""
@@ -212,6 +219,7 @@ class _Connection(asyncio.Protocol):
         "_edge",
         "_exchange",
         "_fd",
+        "_has_head",
         "_has_length",
         "_headers",
         "_is_complete",
@@ -233,6 +241,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._status = 0
+        self._has_head = False
         self._has_length = False
         self._is_informational = False
         self._is_complete = False
@@ -262,6 +271,11 @@ class _Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            # A receiver raised: our own defect, not the upstream's, and the parser hides it.
+            self._edge.report({"message": "receiver failed", "exception": error.__context__})
+            self._fail("receiver failed")
+            return
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"{type(error).__name__}: {error}")
             return
@@ -294,10 +308,13 @@ class _Connection(asyncio.Protocol):
         if self._is_complete:
             self._is_poisoned = True
         self._headers = []
+        self._has_head = False
         self._has_length = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header field."""
+        """A header field; behind a chunked body it is a trailer, which nobody here has a use for."""
+        if self._has_head:
+            return
         text = name.decode("utf-8", "surrogateescape")
         self._headers.append((text, value.decode("utf-8", "surrogateescape")))
         # By its first letters: most names begin otherwise.
@@ -308,6 +325,7 @@ class _Connection(asyncio.Protocol):
         """The head is whole."""
         if self._is_complete:
             return
+        self._has_head = True
         status = self._status = self._parser.get_status_code()
         # Asked here: behind the body the parser has forgotten the head.
         self._is_persistent = self._parser.should_keep_alive()
@@ -335,8 +353,10 @@ class _Connection(asyncio.Protocol):
 
     @property
     def is_usable(self) -> bool:
-        """Tell whether a request may be written."""
-        return self._transport is not None and not self._transport.is_closing()
+        """Tell whether a request may be written: the connection is open and nothing waits in front."""
+        transport = self._transport
+        # An answer may come before its request is written to the end; what is left would precede the next one.
+        return transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
 
     @property
     def is_quiet(self) -> bool:
