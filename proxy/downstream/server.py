@@ -215,6 +215,8 @@ class _HttpSink:
         while not self._status and not self._is_aborted:
             await self._woken()
         headers: CIMultiDict[str] = CIMultiDict(self._headers)
+        # aiohttp would name itself and its version.
+        headers.setdefault("Server", "mcp-session-proxy")
         if self._is_finished:
             whole = web.Response(status=self._status, headers=headers, body=b"".join(self._parts) or None)
             if headers.get("Connection") == "close":

@@ -454,6 +454,7 @@ class Call:
             for member, _ in jsonrpc.split_batch(data):
                 if member.kind is Kind.RESPONSE and member.id is not None:
                     self.unanswered.pop(member.id, None)
+            data = self._relay.admit_batch(data, self.generation)
         self._relay.log.append(stream, frame.event, data, frame.id, terminal=not self.unanswered)
         if not self.unanswered:
             self._done()
@@ -496,7 +497,10 @@ class Call:
     def _resume(self) -> None:
         self._wait = None
         relay = self._relay
-        if self.state is not CallState.RESUMING or self._cursor is None:
+        if self.state is not CallState.RESUMING:
+            return
+        if self._cursor is None:
+            self.fail("stream_broken")
             return
         if not relay.binder.is_bound(self.generation):
             self.fail("upstream_session_lost")
@@ -511,7 +515,7 @@ class Call:
 
         One server's event store replays what it has and never sends what comes later on a resumed stream.
         """
-        if self.state is CallState.STREAMING and self._is_resumed:
+        if self.state is CallState.STREAMING and self._is_resumed and self._cursor is not None:
             self._cut_upstream()
             self.state = CallState.RESUMING
             self._resume()

@@ -116,6 +116,8 @@ class Note:
 
     def send(self) -> None:
         """Send it in the present upstream session, if it belongs there."""
+        if self._is_done:
+            return
         if self._wait is not None:
             self._wait.cancel()
             self._wait = None
@@ -172,6 +174,8 @@ class Note:
             self._answer()
 
     def _probed(self, is_lost: bool) -> None:
+        if self._is_done:
+            return
         if is_lost:
             self._again("bad")
         else:

@@ -37,6 +37,7 @@ class Passthrough:
         "_body",
         "_buffer",
         "_cancels",
+        "_carried_id",
         "_ctx",
         "_decoder",
         "_exchange",
@@ -85,6 +86,7 @@ class Passthrough:
         self._relay = relay
         """The session a body we cannot read belongs to, if any: it is sent in that one's upstream session."""
         self._generation = Generation(0)
+        self._carried_id = False
         self._rebuilt = False
         self._wait_seconds = (
             ctx.upstream.discover_wait_seconds if method == "server/discover" else ctx.upstream.rebuild_wait_seconds
@@ -135,6 +137,7 @@ class Passthrough:
         if self._relay is not None:
             binding = self._relay.session.binding
             self._generation = binding.generation
+            self._carried_id = binding.upstream_id is not None
             if binding.upstream_id is not None:
                 headers = [*headers, (h.SESSION_ID, binding.upstream_id)]
         self._buffer = []
@@ -255,7 +258,7 @@ class Passthrough:
             return
         body = b"".join(self._buffer)
         relay = self._relay
-        carried_id = relay is not None and relay.session.binding.upstream_id is not None and not self._rebuilt
+        carried_id = self._carried_id and not self._rebuilt
         if not proven and body and jsonrpc.classify(body).kind is Kind.OPAQUE and self._status < 300:
             self._fail("connection_broken")
         elif carried_id and self._status == 404:

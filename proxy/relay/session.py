@@ -141,13 +141,29 @@ class SessionRelay:
             Passthrough(ctx, (), headers, request.body, sink, relay=self).begin()
 
     def _batch(self, request: Request, headers: Headers, correlation_id: str, sink: Sink) -> None:
-        members = [member for member, _ in jsonrpc.split_batch(request.body)]
-        requests = (member.id for member in members if member.kind is Kind.REQUEST and member.id is not None)
+        members = jsonrpc.split_batch(request.body)
+        requests = (member.id for member, _ in members if member.kind is Kind.REQUEST and member.id is not None)
         ids = tuple(dict.fromkeys(requests))
-        if not ids:
-            self._deliver(request.body, headers, correlation_id, sink, None)
-        elif self._is_admitted(ids, request, sink, is_batch=True):
-            Call(self, ids, None, request.body, headers, correlation_id, sink).begin(can_stream=False)
+        if ids and not self._is_admitted(ids, request, sink, is_batch=True):
+            return
+        # Answers to server requests take the way of single ones: to the session that asked, or nowhere.
+        kept: list[bytes] = []
+        only_in: Generation | None = None
+        for member, text in members:
+            answered = self._answered(member, text) if member.kind is Kind.RESPONSE else (None, text)
+            if answered is None:
+                self._drop_answer(correlation_id)
+                continue
+            only_in = answered[0] if answered[0] is not None else only_in
+            kept.append(answered[1])
+        is_changed = kept != [text for _, text in members]
+        body = b"[" + b",".join(kept) + b"]" if is_changed else request.body
+        if ids:
+            Call(self, ids, None, body, headers, correlation_id, sink).begin(can_stream=False)
+        elif kept:
+            self._deliver(body, headers, correlation_id, sink, only_in)
+        else:
+            replies.accepted(sink)
 
     def _is_admitted(self, ids: tuple[RequestId, ...], request: Request, sink: Sink, *, is_batch: bool = False) -> bool:
         for request_id in ids:
@@ -190,26 +206,30 @@ class SessionRelay:
     def _response(
         self, envelope: Envelope, request: Request, headers: Headers, correlation_id: str, sink: Sink
     ) -> None:
-        body = request.body
-        only_in: Generation | None = None
-        if envelope.id is not None:
-            owner = self.session.server_requests.answer(envelope.id)
-            generation = self.session.binding.generation
-            if owner is None and generation > 1:
-                # Every request of this binding went through `admit`, so this answers one of a lost session.
-                owner = (Generation(0), envelope.id)
-            if owner is not None:
-                only_in, upstream_id = owner
-                if not self.binder.is_usable(only_in):
-                    if self.ctx.observer.is_active:
-                        self.ctx.observer.answer_dropped(
-                            hooks.AnswerDropped(session=self.fingerprint, request_id=correlation_id)
-                        )
-                    replies.accepted(sink)
-                    return
-                if upstream_id != envelope.id:
-                    body = jsonrpc.replace_id(body, upstream_id)
-        self._deliver(body, headers, correlation_id, sink, only_in)
+        answered = self._answered(envelope, request.body)
+        if answered is None:
+            self._drop_answer(correlation_id)
+            replies.accepted(sink)
+        else:
+            only_in, body = answered
+            self._deliver(body, headers, correlation_id, sink, only_in)
+
+    def _answered(self, envelope: Envelope, body: bytes) -> tuple[Generation | None, bytes] | None:
+        """Return where a client's response belongs and its body with the upstream's id; None when that is lost."""
+        if envelope.id is None:
+            return None, body
+        owner = self.session.server_requests.answer(envelope.id)
+        if owner is None:
+            # Every request of a later binding went through `admit`, so this answers one of a lost session.
+            return (None, body) if self.session.binding.generation <= 1 else None
+        generation, upstream_id = owner
+        if not self.binder.is_usable(generation):
+            return None
+        return generation, body if upstream_id == envelope.id else jsonrpc.replace_id(body, upstream_id)
+
+    def _drop_answer(self, correlation_id: str) -> None:
+        if self.ctx.observer.is_active:
+            self.ctx.observer.answer_dropped(hooks.AnswerDropped(session=self.fingerprint, request_id=correlation_id))
 
     def _deliver(
         self, body: bytes, headers: Headers, correlation_id: str, sink: Sink, only_in: Generation | None
@@ -257,6 +277,14 @@ class SessionRelay:
         shown = self.session.server_requests.admit(envelope.id, generation)
         return data if shown == envelope.id else jsonrpc.replace_id(data, shown)
 
+    def admit_batch(self, data: bytes, generation: Generation) -> bytes:
+        """Record the server requests of a batch; the batch itself is written anew only when an id changed."""
+        members = jsonrpc.split_batch(data)
+        admitted = [
+            self.admit(member, text, generation) if member.kind is Kind.REQUEST else text for member, text in members
+        ]
+        return data if admitted == [text for _, text in members] else b"[" + b",".join(admitted) + b"]"
+
     # -- time
 
     def touch(self) -> None:
@@ -272,9 +300,8 @@ class SessionRelay:
         """Note that the upstream accepted a request with these headers."""
         self.credentials = headers
         link = self._link
-        if link is not None and link.state is LinkState.PARKED:
-            # Parked for want of credentials that it takes: here they are.
-            link.open(self.session.binding.generation, self.session.binding.upstream_id)
+        if link is not None and link.state is LinkState.PARKED and self.binder.is_bound(link.generation):
+            link.offer(headers)
 
     def beat(self) -> None:
         """Look after silence and idleness; called once in a while by the wheel of checks."""

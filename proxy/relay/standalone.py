@@ -71,6 +71,7 @@ class Standalone:
         "_has_hole",
         "_is_resumed",
         "_opened_at",
+        "_refused_with",
         "_relay",
         "_retry_seconds",
         "_status",
@@ -108,6 +109,7 @@ class Standalone:
         self.refused: Refused | None = None
         self.last_bytes = 0.0
         self._opened_at = 0.0
+        self._refused_with: str | None = None
 
     def open(
         self,
@@ -132,6 +134,11 @@ class Standalone:
         if known is not None:
             self._waiters.append(known)
         if self.state in (LinkState.CLOSED, LinkState.PARKED):
+            self._get()
+
+    def offer(self, headers: Headers) -> None:
+        """Try a parked link again, if these credentials are others than those that were refused."""
+        if h.get(headers, "Authorization") != self._refused_with:
             self._get()
 
     def close(self) -> None:
@@ -231,6 +238,7 @@ class Standalone:
         if status == 405:
             self._refuse(405, LinkState.REFUSED)
         elif status in (401, 403):
+            self._refused_with = h.get(self._relay.credentials, "Authorization")
             self._refuse(status, LinkState.PARKED)
         elif status in (400, 404) and self._upstream_id is not None:
             # A lost session, a cursor it does not know, or a server without this route: a ping tells the first.

@@ -22,6 +22,8 @@ from proxy.core.headers import Headers
 from proxy.upstream.base import Exchange, Loss, Receiver, UpstreamRequest
 from proxy.upstream.sockets import OUTGOING_PEER_TIMEOUT_SECONDS, watch_peer
 
+MAX_HEAD_BYTES = 65_536 + 262_144
+"""Bytes received before an answer's head is whole: 64 KiB of head, and one read that may hold the body's beginning."""
 # Answers that have no body whatever their headers say (RFC 9110, 6.4.1); llhttp knows them too.
 _BODILESS = frozenset({204, 304})
 
@@ -221,6 +223,7 @@ class _Connection(asyncio.Protocol):
         "_fd",
         "_has_head",
         "_has_length",
+        "_head_size",
         "_headers",
         "_is_complete",
         "_is_informational",
@@ -241,6 +244,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._status = 0
+        self._head_size = 0
         self._has_head = False
         self._has_length = False
         self._is_informational = False
@@ -269,6 +273,12 @@ class _Connection(asyncio.Protocol):
             # Nobody asked: whatever this is, the next request must not get it.
             self.drop()
             return
+        if not self._has_head or self._is_informational:
+            # The parser has no bound of its own, and announcements (1xx) may go on for ever as well.
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD_BYTES:
+                self._fail("the head is too long")
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -371,6 +381,8 @@ class _Connection(asyncio.Protocol):
         self._exchange = exchange
         exchange.connection = self
         self._status = 0
+        self._head_size = 0
+        self._has_head = False
         self._is_complete = False
         self._is_informational = False
         self._keep = keep
