@@ -71,7 +71,7 @@ _ROWS = (
     Fault(
         "cancelled", 200, OUTCOME_UNKNOWN, "unknown",
         "the call was cancelled and the server sent no answer",
-        "the upstream ends a cancelled call's stream without a response",
+        "the upstream ends a cancelled call without a response, or leaves it without one for 5 seconds",
     ),
     Fault(
         "cancelled_unsent", 200, UNAVAILABLE, "not_run",
@@ -81,7 +81,7 @@ _ROWS = (
     Fault(
         "unreachable", 200, UNAVAILABLE, "not_run",
         "the server cannot be reached; the call did not run",
-        "refused connections for the whole of `rebuild_wait_seconds`",
+        "no connection for the whole of `rebuild_wait_seconds`, refused or otherwise",
     ),
     Fault(
         "discover_unreachable", 503, UNAVAILABLE, "not_run",
@@ -134,14 +134,19 @@ _ROWS = (
         "an answer that is no JSON where one is needed, or an encoded event stream",
     ),
     Fault(
-        "redirected", 200, UNUSABLE, "not_run",
+        "redirected", 200, UNUSABLE, "unknown",
         "the server redirects to another address; configure that one as the upstream's url",
         "any 3xx; `data.location` tells where to",
     ),
     Fault(
         "http_status", 200, UNUSABLE, "refused",
         "the server refused the call",
-        "a status other than 2xx after the event stream to the client had begun; `data.http_status`",
+        "a 4xx after the event stream to the client had begun; `data.http_status`",
+    ),
+    Fault(
+        "http_error", 200, UNUSABLE, "unknown",
+        "outcome unknown: the server failed while it ran the call",
+        "a 5xx after the event stream to the client had begun; `data.http_status`",
     ),
     Fault(
         "id_in_use", 200, INVALID_REQUEST, "not_run",
@@ -166,7 +171,7 @@ _ROWS = (
     ),
     Fault(
         "duplicate_header", 400, INVALID_REQUEST, "none",
-        "a header that may stand once stands twice with different values", "any request; the message names the header",
+        "a header that may stand once stands twice with different values", "any request; `data.header` names the header",
     ),
     Fault(
         "bad_origin", 403, INVALID_REQUEST, "none",
@@ -206,7 +211,7 @@ _ROWS = (
     ),
     Fault(
         "draining", 503, SESSION_CLOSED, "not_run",
-        "the proxy is shutting down", "an `initialize` while the proxy drains",
+        "the proxy is shutting down", "an `initialize` or a GET while the proxy drains",
     ),
 )  # fmt: skip
 

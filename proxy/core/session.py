@@ -98,6 +98,7 @@ class Command(Enum):
     TELL_RESYNC = "tell resync"
     SEND_WAITING = "send waiting requests"
     FAIL_WAITING = "fail waiting requests"
+    FAIL_DENIED = "fail the waiting requests with the refused credentials, rebuild for the others"
     REOPEN_LATER = "try again later if a reader is attached"
     CLOSE_STANDALONE = "close upstream standalone stream"
     END_UPSTREAM = "tell the upstream with DELETE"
@@ -124,7 +125,7 @@ BINDING: Mapping[tuple[BindingState, BindingEvent], Row] = {
     (_B.BINDING, _E.BUILT): Row(_B.BOUND, (_C.RAISE_GENERATION, _C.TELL_RESYNC, _C.SEND_WAITING)),
     (_B.BINDING, _E.FAILED): Row(_B.LOST, (_C.CLOSE_STANDALONE, _C.FAIL_WAITING, _C.REOPEN_LATER)),
     # Parked until the next live request brings its own credentials (semantics 12).
-    (_B.BINDING, _E.DENIED): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.FAIL_WAITING)),
+    (_B.BINDING, _E.DENIED): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.FAIL_DENIED)),
     (_B.BINDING, _E.LOSS): Row(_B.BINDING),
     (_B.BINDING, _E.IDLE): Row(_B.UNBOUND, (_C.STOP_REBUILD, _C.CLOSE_STANDALONE, _C.FAIL_WAITING)),
     (_B.BINDING, _E.CLOSED): Row(_B.UNBOUND, (_C.STOP_REBUILD, _C.CLOSE_STANDALONE, _C.FAIL_WAITING)),

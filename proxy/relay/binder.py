@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from proxy.core import headers as h
 from proxy.core.headers import Headers
 from proxy.core.ids import Generation, UpstreamSessionId
 from proxy.core.session import BindingEvent, BindingState, Command, SessionState
@@ -56,7 +57,7 @@ class Binder:
         if session.binding.state is BindingState.BOUND:
             waiter.send()
         elif session.state is SessionState.CLOSED:
-            waiter.refuse(Refusal("session_closed"))
+            waiter.refuse(Refusal("closed_unsent"))
         else:
             self._enter(waiter)
             self.apply(BindingEvent.NEEDED)
@@ -198,7 +199,9 @@ class Binder:
             case Command.FAIL_WAITING:
                 waiting, self._waiting = self._waiting, {}
                 for waiter in waiting:
-                    waiter.refuse(refusal or Refusal("session_closed"))
+                    waiter.refuse(refusal or Refusal("closed_unsent"))
+            case Command.FAIL_DENIED:
+                self._fail_denied(refusal or Refusal("closed_unsent"))
             case Command.REOPEN_LATER:
                 if relay.readers.has_standalone:
                     relay.ctx.clock.call_later(REOPEN_SECONDS, self._reopen)
@@ -209,12 +212,27 @@ class Binder:
                 relay.ctx.ids.unbind(relay.session.id)
                 self.end_upstream(upstream_id)
 
+    def _fail_denied(self, refusal: Refusal) -> None:
+        # One waiter's bad token, or a stored one that was rotated, must not answer for the others' good ones.
+        refused = h.get(refusal.credentials, "Authorization")
+        for waiter in tuple(self._waiting):
+            if h.get(waiter.headers, "Authorization") == refused:
+                del self._waiting[waiter]
+                waiter.refuse(refusal)
+        if self._waiting:
+            self.apply(BindingEvent.NEEDED)
+
     def _reopen(self) -> None:
         if self._relay.session.binding.state is BindingState.LOST and self._relay.readers.has_standalone:
             self.apply(BindingEvent.NEEDED)
 
     def end_upstream(self, upstream_id: UpstreamSessionId | None) -> None:
         """Tell the upstream with DELETE that its session is over; nothing depends on the answer."""
-        if upstream_id is not None:
-            relay = self._relay
+        relay = self._relay
+        session = relay.session
+        if upstream_id is None:
+            return
+        owner = relay.ctx.ids.session_of(session.binding.upstream, upstream_id)
+        # An upstream that hands out an id twice: it is another session's now.
+        if owner is None or owner == session.id:
             relay.ctx.end_upstream(relay.credentials, upstream_id, relay.version_header)

@@ -3,6 +3,9 @@
 Owns the attempts at the upstream and what the client is told of each request id. Lives on when the client's
 connection drops. Knows no HTTP library and no rule: what an outcome means is `core.exchange`'s table. Invariant:
 every request id gets exactly one answer, or the client is told why there is none.
+
+Longer than the guide: both sides of one call share its state at every step, and a call is the hot path, where one
+object less is a microsecond. What stands apart is apart: waiting (`patience`), resuming (`resumption`).
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.core import exchange, faults, jsonrpc, sse
 from proxy.core import headers as h
-from proxy.core.cursor import upstream_cursor
 from proxy.core.edge import Sink, answer
 from proxy.core.exchange import Action, CallState, Outcome
 from proxy.core.headers import Headers
 from proxy.core.ids import Generation, RequestId
 from proxy.core.jsonrpc import Envelope, Kind
 from proxy.relay import replies
+from proxy.relay.patience import Patience
+from proxy.relay.resumption import Resumption
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
@@ -26,19 +30,17 @@ if TYPE_CHECKING:
     from proxy.core.replay import Stream
     from proxy.relay.rebuild import Refusal
     from proxy.relay.session import SessionRelay
-    from proxy.upstream.recovery import Ticket
 
 LINGER_SECONDS = 5.0
 """How long an upstream may keep an answered call's stream open before it is cut."""
 CANCEL_SECONDS = 5.0
 """How long a cancelled call may still be answered."""
-LONGEST_RETRY_SECONDS = 60.0
-"""An upstream's `retry` beyond this is not waited for: the client would hear nothing of its call meanwhile."""
 _OUTCOMES = {
     Loss.REFUSED: Outcome.REFUSED,
     Loss.NOT_SENT: Outcome.NOT_SENT,
     Loss.BROKEN: Outcome.BROKEN,
 }
+_SENDS_AGAIN = frozenset({Action.RETRY, Action.REBUILD, Action.WAIT})
 _AWAITING = frozenset({CallState.SENT, CallState.STREAMING, CallState.RESUMING})
 # Requests whose success a rebuild must repeat; their answers are looked at, no others.
 _REMEMBERED = frozenset({"resources/subscribe", "resources/unsubscribe", "logging/setLevel"})
@@ -53,28 +55,24 @@ class Call:
         "_buffer",
         "_can_stream",
         "_carried_id",
-        "_cursor",
         "_decoder",
         "_exchange",
         "_headers",
         "_ids",
         "_is_batch",
-        "_is_resumed",
         "_linger",
         "_method",
+        "_patience",
+        "_pause",
         "_rebuilt",
         "_relay",
-        "_resumes",
-        "_retry_seconds",
+        "_resumption",
         "_sink",
         "_size",
         "_start",
         "_status",
         "_stream",
-        "_ticket",
         "_upgrade",
-        "_wait",
-        "_wait_until",
         "correlation_id",
         "generation",
         "is_cancelled",
@@ -115,18 +113,13 @@ class Call:
         self._buffer: list[bytes] | None = None
         self._size = 0
         self._decoder: sse.Decoder | None = None
-        self._cursor: str | None = None
-        """The upstream's last event id on this call's stream."""
-        self._retry_seconds: float | None = None
-        self._is_resumed = False
-        self._resumes = 0
+        self._resumption = Resumption()
         self._stream: Stream | None = None
         self._start: Offset | None = None
         self._upgrade: Timer | None = None
-        self._wait: Timer | None = None
-        self._wait_until: float | None = None
+        self._patience: Patience | None = None
+        self._pause: Timer | None = None
         self._linger: Timer | None = None
-        self._ticket: Ticket | None = None
 
     # -- the client's side
 
@@ -214,18 +207,24 @@ class Call:
 
     def queued(self) -> None:
         """Start the bounded wait for the upstream; later waits of the same call share its end."""
-        clock = self._relay.ctx.clock
         self.state = CallState.WAITING
-        if self._wait_until is None:
-            self._wait_until = clock.now() + self._relay.ctx.upstream.rebuild_wait_seconds
-        self._wait = clock.call_later(max(0.0, self._wait_until - clock.now()), self._waited)
+        self._have_patience().begin()
+
+    def _have_patience(self) -> Patience:
+        # Most calls never wait.
+        if self._patience is None:
+            ctx = self._relay.ctx
+            self._patience = Patience(ctx.clock, ctx.recovery, ctx.upstream.rebuild_wait_seconds, self._waited)
+        return self._patience
+
+    def _end_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.end()
 
     def _reachable(self) -> None:
-        self._ticket = None
         self._relay.binder.demand(self)
 
     def _waited(self) -> None:
-        self._wait = None
         self._relay.binder.leave(self)
         self.fail("unreachable")
 
@@ -233,9 +232,7 @@ class Call:
         """Send the request in the present upstream session."""
         if self.state is CallState.DONE:
             return
-        if self._wait is not None:
-            self._wait.cancel()
-            self._wait = None
+        self._end_patience()
         relay = self._relay
         binding = relay.session.binding
         self.generation = binding.generation
@@ -249,9 +246,7 @@ class Call:
 
     def refuse(self, refusal: Refusal) -> None:
         """End the wait: no upstream session can be had for this call."""
-        if self._wait is not None:
-            self._wait.cancel()
-            self._wait = None
+        self._end_patience()
         if refusal.status is not None and self._sink is not None:
             # The upstream's own 401 or 403, to the request whose credentials it refused.
             sink, self._sink = self._sink, None
@@ -273,7 +268,7 @@ class Call:
                 self._cut_upstream()
                 self._resume_refused(status)
                 return
-            self._is_resumed = True
+            self._resumption.is_resumed = True
         elif not is_stream:
             self._answer_headers = headers
             self._buffer = []
@@ -360,18 +355,18 @@ class Call:
         action = exchange.decide(outcome, stale=stale, rebuilt=self._rebuilt)
         if action is Action.RELAY:
             self._relay_answer(body)
-        elif action is Action.RETRY or action is Action.REBUILD:
-            if self.is_cancelled:
-                # Its cancel went to the session that refused it, so nothing would stop it in the next one.
+        elif self.is_cancelled and action in _SENDS_AGAIN:
+            # Its cancel went to the session that refused it, so nothing would stop it in the next one.
+            if action is Action.REBUILD:
                 relay.binder.lose(self.generation, outcome.name.lower())
-                self.fail("cancelled_unsent")
-                return
+            self.fail("cancelled_unsent")
+        elif action is Action.RETRY or action is Action.REBUILD:
             if outcome is not Outcome.REFUSED:
                 self._rebuilt = True
             relay.binder.lose_for(self, self.generation, outcome.name.lower())
         elif action is Action.WAIT:
-            self.queued()
-            self._ticket = relay.ctx.recovery.wait(self._reachable, live=True)
+            self.state = CallState.WAITING
+            self._have_patience().until_reachable(self._reachable)
         elif action is Action.PROBE:
             self.state = CallState.PROBING
             relay.probe.confirm(self.generation, lambda is_lost: self._probed(is_lost, body))
@@ -396,7 +391,10 @@ class Call:
             self._relay.accepted(self._headers)
             if self._method in _REMEMBERED and not jsonrpc.classify(body).is_error:
                 self._remember()
-        if self._stream is None:
+        if self._stream is None and status < 300 and (status in (202, 204) or not body):
+            # It says nothing of the request, and the client would wait for an answer for ever.
+            self.fail("answer_unusable", http_status=status)
+        elif self._stream is None:
             sink, self._sink = self._sink, None
             self._done()
             if sink is not None:
@@ -410,7 +408,8 @@ class Call:
                 self.fail("answer_unusable", http_status=status)
         else:
             # The event stream has begun, so the status can only be told inside it (semantics 19).
-            self.fail("http_status", http_status=status, body=body[:2048].decode("utf-8", "replace"))
+            reason = "http_error" if status >= 500 else "http_status"
+            self.fail(reason, http_status=status, body=body[:2048].decode("utf-8", "replace"))
 
     def _remember(self) -> None:
         if self._method == "logging/setLevel":
@@ -427,15 +426,12 @@ class Call:
     # -- frames
 
     def _frame(self, frame: sse.Frame) -> None:
-        if frame.id is not None:
-            self._cursor = upstream_cursor(frame.id)
-            self._resumes = 0
-        if frame.retry is not None:
-            self._retry_seconds = min(frame.retry / 1000, LONGEST_RETRY_SECONDS)
+        resumption = self._resumption
+        resumption.note(frame)
         data, stream = frame.data, self._stream
         if not data or stream is None:
             return
-        if self._is_resumed and stream.holds(frame):
+        if resumption.is_resumed and stream.holds(frame):
             return
         envelope = jsonrpc.classify(data)
         if envelope.kind is Kind.RESPONSE:
@@ -448,7 +444,7 @@ class Call:
                 return
         elif envelope.kind is Kind.REQUEST:
             data = self._relay.admit(envelope, data, self.generation)
-            if self._is_resumed and stream.holds(sse.Frame(data, frame.id, frame.event)):
+            if resumption.is_resumed and stream.holds(sse.Frame(data, frame.id, frame.event)):
                 return
         elif envelope.kind is Kind.BATCH:
             for member, _ in jsonrpc.split_batch(data):
@@ -477,45 +473,37 @@ class Call:
             self._resume_later(is_clean=is_clean)
 
     def _resume_later(self, *, is_clean: bool) -> None:
-        relay = self._relay
-        cursor = self._cursor
-        if (
-            cursor is None
-            or self._resumes >= relay.ctx.upstream.resume_attempts
-            or not relay.binder.is_bound(self.generation)
-        ):
+        ctx = self._relay.ctx
+        delay = self._resumption.next_delay(
+            is_clean=is_clean, attempts=ctx.upstream.resume_attempts, shortest=ctx.upstream.reconnect_min_seconds
+        )
+        if delay is None or not self._relay.binder.is_bound(self.generation):
             self.fail("stream_broken")
             return
         self.state = CallState.RESUMING
-        self._resumes += 1
-        # A clean end invites the client to come back after `retry` (2025-11-25); a cut is met sooner.
-        delay = relay.ctx.upstream.reconnect_min_seconds * self._resumes
-        if is_clean:
-            delay = self._retry_seconds if self._retry_seconds is not None else 1.0
-        self._wait = relay.ctx.clock.call_later(delay, self._resume)
+        self._pause = ctx.clock.call_later(delay, self._resume)
 
     def _resume(self) -> None:
-        self._wait = None
+        self._pause = None
         relay = self._relay
         if self.state is not CallState.RESUMING:
             return
-        if self._cursor is None:
+        request = self._resumption.request(relay.own_headers(is_get=True))
+        if request is None:
             self.fail("stream_broken")
-            return
-        if not relay.binder.is_bound(self.generation):
+        elif not relay.binder.is_bound(self.generation):
             self.fail("upstream_session_lost")
-            return
-        headers = relay.own_headers(is_get=True)
-        headers.append((h.LAST_EVENT_ID, self._cursor))
-        self.last_bytes = relay.ctx.clock.now()
-        self._exchange = relay.ctx.edge.send(UpstreamRequest("GET", headers, b"", fresh=True), self)
+        else:
+            self.last_bytes = relay.ctx.clock.now()
+            self._exchange = relay.ctx.edge.send(request, self)
 
     def ask_again(self) -> None:
         """Resume once more a resumed stream that has been silent for long although the upstream lives.
 
         One server's event store replays what it has and never sends what comes later on a resumed stream.
         """
-        if self.state is CallState.STREAMING and self._is_resumed and self._cursor is not None:
+        resumption = self._resumption
+        if self.state is CallState.STREAMING and resumption.is_resumed and resumption.is_possible:
             self._cut_upstream()
             self.state = CallState.RESUMING
             self._resume()
@@ -586,13 +574,11 @@ class Call:
     def _done(self) -> None:
         self.state = CallState.DONE
         self._cancel_upgrade()
-        if self._wait is not None:
-            self._wait.cancel()
-            self._wait = None
+        self._end_patience()
         self._relay.binder.leave(self)
-        if self._ticket is not None:
-            self._ticket.cancel()
-            self._ticket = None
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None

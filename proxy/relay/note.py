@@ -15,6 +15,7 @@ from proxy.core.exchange import Outcome, classify_status
 from proxy.core.headers import Headers
 from proxy.core.ids import Generation
 from proxy.relay import replies
+from proxy.relay.patience import Patience
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
@@ -36,17 +37,17 @@ class Note:
         "_buffer",
         "_carried_id",
         "_correlation_id",
+        "_courtesy",
         "_exchange",
         "_headers",
         "_is_done",
         "_only_in",
         "_patience",
+        "_pause",
         "_rebuilt",
         "_relay",
         "_sink",
         "_status",
-        "_wait",
-        "_wait_until",
         "generation",
     )
 
@@ -75,9 +76,10 @@ class Note:
         self._status = 0
         self._answer_headers: Headers = []
         self._buffer: list[bytes] = []
-        self._patience: Timer | None = None
-        self._wait: Timer | None = None
-        self._wait_until: float | None = None
+        self._courtesy: Timer | None = None
+        """Ends the time the client, and later the message itself, waits for the upstream's word."""
+        self._pause: Timer | None = None
+        self._patience: Patience | None = None
 
     @property
     def headers(self) -> Headers:
@@ -92,7 +94,7 @@ class Note:
             self._sink.watch(self)
             # Answered by the upstream where that is quick: an answer ahead of delivery would let the client's next
             # request overtake this message.
-            self._patience = ctx.clock.call_later(ctx.stream.upgrade_after_seconds, self._impatient)
+            self._courtesy = ctx.clock.call_later(ctx.stream.upgrade_after_seconds, self._impatient)
         self._relay.binder.demand(self)
 
     def sink_closed(self) -> None:
@@ -104,13 +106,15 @@ class Note:
 
     def queued(self) -> None:
         """Start the bounded wait for the upstream; later waits of the same message share its end."""
-        ctx = self._relay.ctx
-        if self._wait_until is None:
-            self._wait_until = ctx.clock.now() + ctx.upstream.rebuild_wait_seconds
-        self._wait = ctx.clock.call_later(max(0.0, self._wait_until - ctx.clock.now()), self._waited)
+        self._have_patience().begin()
+
+    def _have_patience(self) -> Patience:
+        if self._patience is None:
+            ctx = self._relay.ctx
+            self._patience = Patience(ctx.clock, ctx.recovery, ctx.upstream.rebuild_wait_seconds, self._waited)
+        return self._patience
 
     def _waited(self) -> None:
-        self._wait = None
         self._relay.binder.leave(self)
         self._drop("unreachable")
 
@@ -118,9 +122,8 @@ class Note:
         """Send it in the present upstream session, if it belongs there."""
         if self._is_done:
             return
-        if self._wait is not None:
-            self._wait.cancel()
-            self._wait = None
+        if self._patience is not None:
+            self._patience.end()
         binding = self._relay.session.binding
         if self._only_in is not None and self._only_in != binding.generation:
             self._drop("upstream_session_lost")
@@ -184,12 +187,15 @@ class Note:
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""
         self._exchange = None
-        if loss is Loss.NOT_SENT:
-            self._relay.ctx.recovery.lost()
-            self._again("not_sent")
-        else:
+        if loss is Loss.BROKEN:
             # It may have been delivered, and delivering twice is no better than saying so.
             self._drop("connection_broken")
+            return
+        self._relay.ctx.recovery.lost()
+        if loss is Loss.REFUSED:
+            self._again("refused")
+        else:
+            self._have_patience().until_reachable(self._resend)
 
     def _again(self, reason: str) -> None:
         self._rebuilt = True
@@ -203,10 +209,10 @@ class Note:
             return
         ctx = self._relay.ctx
         delay = ctx.upstream.reconnect_min_seconds * 2**self._attempts
-        self._wait = ctx.clock.call_later(delay, self._resend)
+        self._pause = ctx.clock.call_later(delay, self._resend)
 
     def _resend(self) -> None:
-        self._wait = None
+        self._pause = None
         self._relay.binder.demand(self)
 
     def _answer(self) -> None:
@@ -227,7 +233,7 @@ class Note:
         self._accept()
         ctx = self._relay.ctx
         patience = ctx.upstream.rebuild_wait_seconds + ctx.upstream.silence_seconds
-        self._patience = ctx.clock.call_later(patience, lambda: self.abandon("upstream_silent"))
+        self._courtesy = ctx.clock.call_later(patience, lambda: self.abandon("upstream_silent"))
 
     def _accept(self) -> None:
         sink, self._sink = self._sink, None
@@ -255,8 +261,10 @@ class Note:
     def _finish(self) -> None:
         self._is_done = True
         self._relay.binder.leave(self)
-        for timer in (self._patience, self._wait):
-            if timer is not None:
-                timer.cancel()
-        self._patience = self._wait = None
+        for held in (self._courtesy, self._pause):
+            if held is not None:
+                held.cancel()
+        self._courtesy = self._pause = None
+        if self._patience is not None:
+            self._patience.end()
         self._relay.notes.discard(self)

@@ -18,13 +18,12 @@ from proxy.core.ids import RequestId, UpstreamSessionId, is_legal_session_id
 from proxy.core.jsonrpc import InitializeResult, Kind
 from proxy.core.session import Handshake
 from proxy.relay import replies
+from proxy.relay.patience import Patience
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
-    from proxy.clock import Timer
     from proxy.relay.context import Context
     from proxy.relay.session import SessionRelay
-    from proxy.upstream.recovery import Ticket
 
 OpenSession = Callable[[Handshake, "UpstreamSessionId | None", Headers, str], "SessionRelay"]
 
@@ -43,14 +42,12 @@ class Opening:
         "_headers",
         "_is_over",
         "_open_session",
+        "_patience",
         "_pending",
         "_request_id",
         "_sink",
         "_size",
         "_status",
-        "_ticket",
-        "_wait",
-        "_wait_until",
     )
 
     def __init__(
@@ -76,9 +73,7 @@ class Opening:
         self._decoder: sse.Decoder | None = None
         self._pending: list[sse.Frame] = []
         """Frames ahead of the result: until it is there nobody knows whether this is a session."""
-        self._wait_until: float | None = None
-        self._wait: Timer | None = None
-        self._ticket: Ticket | None = None
+        self._patience = Patience(ctx.clock, ctx.recovery, ctx.upstream.rebuild_wait_seconds, self._waited)
         self._is_over = False
 
     def begin(self) -> None:
@@ -199,15 +194,10 @@ class Opening:
             self._fail("connection_broken")
             return
         self._ctx.recovery.lost()
-        clock = self._ctx.clock
-        if self._wait_until is None:
-            seconds = self._ctx.upstream.rebuild_wait_seconds
-            self._wait_until = clock.now() + seconds
-            self._wait = clock.call_later(seconds, self._waited)
-        if self._sink is None or clock.now() >= self._wait_until:
-            self._fail("unreachable")
+        if self._sink is None:
+            self._over()
         else:
-            self._ticket = self._ctx.recovery.wait(self._send, live=True)
+            self._patience.until_reachable(self._send)
 
     def _waited(self) -> None:
         if self._exchange is None:
@@ -231,12 +221,7 @@ class Opening:
             self._ctx.openings -= 1
         self._is_over = True
         self._ctx.passing.discard(self)
-        if self._wait is not None:
-            self._wait.cancel()
-            self._wait = None
-        if self._ticket is not None:
-            # The queue of an outage would keep the body.
-            self._ticket.cancel()
+        self._patience.end()
         if self._exchange is not None:
             self._exchange.abort()
             self._exchange = None

@@ -17,14 +17,13 @@ from proxy.core.headers import Headers
 from proxy.core.ids import Generation, RequestId
 from proxy.core.jsonrpc import Kind
 from proxy.relay import replies
+from proxy.relay.patience import Patience
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
-    from proxy.clock import Timer
     from proxy.relay.context import Context
     from proxy.relay.rebuild import Refusal
     from proxy.relay.session import SessionRelay
-    from proxy.upstream.recovery import Ticket
 
 # Two line ends, whichever; atomic, because CR LF is one.
 _BOUNDARY = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
@@ -48,6 +47,7 @@ class Passthrough:
         "_is_over",
         "_is_quiet",
         "_method",
+        "_patience",
         "_rebuilt",
         "_relay",
         "_sink",
@@ -55,11 +55,7 @@ class Passthrough:
         "_slot",
         "_status",
         "_tail",
-        "_ticket",
         "_unanswered",
-        "_wait",
-        "_wait_seconds",
-        "_wait_until",
     )
 
     def __init__(
@@ -88,12 +84,9 @@ class Passthrough:
         self._generation = Generation(0)
         self._carried_id = False
         self._rebuilt = False
-        self._wait_seconds = (
-            ctx.upstream.discover_wait_seconds if method == "server/discover" else ctx.upstream.rebuild_wait_seconds
-        )
-        self._wait_until: float | None = None
-        self._wait: Timer | None = None
-        self._ticket: Ticket | None = None
+        is_discover = method == "server/discover"
+        wait = ctx.upstream.discover_wait_seconds if is_discover else ctx.upstream.rebuild_wait_seconds
+        self._patience = Patience(ctx.clock, ctx.recovery, wait, self._waited)
         self._is_over = False
         self._exchange: Exchange | None = None
         self._status = 0
@@ -125,9 +118,7 @@ class Passthrough:
 
     def queued(self) -> None:
         """Start the bounded wait for the upstream; later waits share its end."""
-        if self._wait_until is None:
-            self._wait_until = self._ctx.clock.now() + self._wait_seconds
-            self._wait = self._ctx.clock.call_later(self._wait_seconds, self._waited)
+        self._patience.begin()
 
     def send(self) -> None:
         """Send it."""
@@ -282,7 +273,7 @@ class Passthrough:
             if self._relay is not None and loss is Loss.REFUSED:
                 self._relay.binder.lose_for(self, self._generation, "refused")
             else:
-                self._wait_for_upstream()
+                self._patience.until_reachable(self.send)
         elif self._decoder is not None:
             if self._ids and not self._unanswered:
                 self._finish()
@@ -290,16 +281,6 @@ class Passthrough:
                 self._fail("stream_broken")
         else:
             self._fail("connection_broken")
-
-    def _wait_for_upstream(self) -> None:
-        clock = self._ctx.clock
-        if self._wait_until is None:
-            self._wait_until = clock.now() + self._wait_seconds
-            self._wait = clock.call_later(self._wait_seconds, self._waited)
-        if clock.now() >= self._wait_until:
-            self._waited()
-        else:
-            self._ticket = self._ctx.recovery.wait(self.send, live=True)
 
     def _waited(self) -> None:
         if self._exchange is None:
@@ -350,12 +331,7 @@ class Passthrough:
             self._relay.binder.leave(self)
         if self._sink is not None:
             self._sink.watch(None)
-        if self._wait is not None:
-            self._wait.cancel()
-            self._wait = None
-        if self._ticket is not None:
-            # The queue of an outage would keep the body.
-            self._ticket.cancel()
+        self._patience.end()
         if self._slot >= 0:
             self._ctx.heartbeats.discard(self, self._slot)
             self._slot = -1

@@ -188,6 +188,8 @@ class Readers:
         elif has_gap:
             self._observe_gap("standalone", "window")
             self.tell_resync()
+        elif relay.ctx.observer.is_active:
+            relay.ctx.observer.stream_opened(hooks.StreamOpened(session=relay.fingerprint, stream="standalone"))
         if was_aborted:
             # One client line gives its stream up after two aborts without a clean end between (semantics 10).
             relay.ctx.clock.call_later(relay.ctx.stream.close_after_abort_seconds, feed.finish)

@@ -38,6 +38,8 @@ class Refusal(msgspec.Struct):
     """The upstream's own status where it is to be relayed (401, 403), with its headers and body."""
     headers: Headers = []
     body: bytes = b""
+    credentials: Headers = []
+    """What was refused, where credentials were."""
 
 
 class _Step(msgspec.Struct):
@@ -133,7 +135,7 @@ class Rebuild:
         handshake = self._relay.session.handshake
         if status in (401, 403):
             self._relay.binder.denied(
-                Refusal("http_status", {"http_status": status}, status, self._head, message or b"")
+                Refusal("http_status", {"http_status": status}, status, self._head, message or b"", self._credentials)
             )
             return
         if status >= 500:

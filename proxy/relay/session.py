@@ -32,8 +32,8 @@ from proxy.relay import replies
 from proxy.relay.binder import Binder
 from proxy.relay.call import Call
 from proxy.relay.context import Context
+from proxy.relay.inbox import Inbox
 from proxy.relay.note import Note
-from proxy.relay.passthrough import Passthrough
 from proxy.relay.probe import Probe
 from proxy.relay.readers import Readers
 from proxy.relay.standalone import LinkState, Standalone
@@ -61,7 +61,6 @@ class SessionRelay:
         "opened_at",
         "readers",
         "session",
-        "unavailable_reason",
         "wants_standalone",
     )
 
@@ -122,124 +121,8 @@ class SessionRelay:
 
     def post(self, envelope: Envelope, request: Request, sink: Sink) -> None:
         """Take a POST of this session."""
-        ctx = self.ctx
         self.touch()
-        headers, correlation_id = ctx.upstream_headers(request.headers)
-        kind = envelope.kind
-        if kind is Kind.REQUEST and envelope.id is not None:
-            if self._is_admitted((envelope.id,), request, sink):
-                call = Call(self, (envelope.id,), envelope.method, request.body, headers, correlation_id, sink)
-                call.begin(can_stream=h.accepts_sse(request.headers))
-        elif kind is Kind.NOTIFICATION:
-            self._notification(envelope, request, headers, correlation_id, sink)
-        elif kind is Kind.RESPONSE:
-            self._response(envelope, request, headers, correlation_id, sink)
-        elif kind is Kind.BATCH and self.session.revision.has_batches:
-            self._batch(request, headers, correlation_id, sink)
-        else:
-            # Not ours to judge: the upstream says what is wrong with it.
-            Passthrough(ctx, (), headers, request.body, sink, relay=self).begin()
-
-    def _batch(self, request: Request, headers: Headers, correlation_id: str, sink: Sink) -> None:
-        members = jsonrpc.split_batch(request.body)
-        requests = (member.id for member, _ in members if member.kind is Kind.REQUEST and member.id is not None)
-        ids = tuple(dict.fromkeys(requests))
-        if ids and not self._is_admitted(ids, request, sink, is_batch=True):
-            return
-        # Answers to server requests take the way of single ones: to the session that asked, or nowhere.
-        kept: list[bytes] = []
-        only_in: Generation | None = None
-        for member, text in members:
-            answered = self._answered(member, text) if member.kind is Kind.RESPONSE else (None, text)
-            if answered is None:
-                self._drop_answer(correlation_id)
-                continue
-            only_in = answered[0] if answered[0] is not None else only_in
-            kept.append(answered[1])
-        is_changed = kept != [text for _, text in members]
-        body = b"[" + b",".join(kept) + b"]" if is_changed else request.body
-        if ids:
-            Call(self, ids, None, body, headers, correlation_id, sink).begin(can_stream=False)
-        elif kept:
-            self._deliver(body, headers, correlation_id, sink, only_in)
-        else:
-            replies.accepted(sink)
-
-    def _is_admitted(self, ids: tuple[RequestId, ...], request: Request, sink: Sink, *, is_batch: bool = False) -> bool:
-        for request_id in ids:
-            running = self.calls.get(request_id)
-            if running is None:
-                continue
-            if running.is_same(request.body):
-                running.take_over(sink)
-            else:
-                replies.report_all(sink, "id_in_use", ids, is_batch=is_batch)
-            return False
-        limit = self.ctx.session.max_calls
-        if len(self.calls) + len(ids) > limit:
-            replies.report_all(sink, "too_many_calls", ids, is_batch=is_batch, limit=limit)
-            return False
-        return True
-
-    def _notification(
-        self, envelope: Envelope, request: Request, headers: Headers, correlation_id: str, sink: Sink
-    ) -> None:
-        only_in: Generation | None = None
-        if envelope.method == "notifications/initialized":
-            # Part of the handshake, which every rebuild repeats by itself.
-            self.session.initialized = True
-            only_in = self.session.binding.generation
-        elif envelope.method == "notifications/cancelled":
-            cancelled_id = jsonrpc.cancelled_id(request.body)
-            call = self.calls.get(cancelled_id) if cancelled_id is not None else None
-            if call is None or call.is_cancelled:
-                # Forwarded once; a second one, or one for a finished call, has nothing to cancel.
-                self.dropped("nothing_to_cancel", correlation_id)
-                replies.accepted(sink)
-                return
-            if not call.cancel():
-                replies.accepted(sink)
-                return
-            only_in = call.generation
-        self._deliver(request.body, headers, correlation_id, sink, only_in)
-
-    def _response(
-        self, envelope: Envelope, request: Request, headers: Headers, correlation_id: str, sink: Sink
-    ) -> None:
-        answered = self._answered(envelope, request.body)
-        if answered is None:
-            self._drop_answer(correlation_id)
-            replies.accepted(sink)
-        else:
-            only_in, body = answered
-            self._deliver(body, headers, correlation_id, sink, only_in)
-
-    def _answered(self, envelope: Envelope, body: bytes) -> tuple[Generation | None, bytes] | None:
-        """Return where a client's response belongs and its body with the upstream's id; None when that is lost."""
-        if envelope.id is None:
-            return None, body
-        owner = self.session.server_requests.answer(envelope.id)
-        if owner is None:
-            # Every request of a later binding went through `admit`, so this answers one of a lost session.
-            return (None, body) if self.session.binding.generation <= 1 else None
-        generation, upstream_id = owner
-        if not self.binder.is_usable(generation):
-            return None
-        return generation, body if upstream_id == envelope.id else jsonrpc.replace_id(body, upstream_id)
-
-    def _drop_answer(self, correlation_id: str) -> None:
-        if self.ctx.observer.is_active:
-            self.ctx.observer.answer_dropped(hooks.AnswerDropped(session=self.fingerprint, request_id=correlation_id))
-
-    def _deliver(
-        self, body: bytes, headers: Headers, correlation_id: str, sink: Sink, only_in: Generation | None
-    ) -> None:
-        """Take responsibility for a notification or response, within the bound of calls."""
-        if len(self.notes) >= self.ctx.session.max_calls:
-            self.dropped("too_many_notifications", correlation_id)
-            replies.accepted(sink)
-        else:
-            Note(self, body, headers, correlation_id, sink, only_in).begin()
+        Inbox(self, request, sink).sort(envelope)
 
     # -- headers
 

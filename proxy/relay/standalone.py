@@ -16,7 +16,7 @@ from proxy.core.cursor import upstream_cursor
 from proxy.core.headers import Headers
 from proxy.core.ids import Generation, UpstreamSessionId
 from proxy.core.jsonrpc import Kind
-from proxy.relay.call import LONGEST_RETRY_SECONDS
+from proxy.relay.resumption import LONGEST_RETRY_SECONDS
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
@@ -142,8 +142,12 @@ class Standalone:
             self._get()
 
     def close(self) -> None:
-        """Cut the link; it opens again with the next `open`."""
+        """Cut the link; it opens again with the next `open`, from nothing.
+
+        For an upstream without ids nothing else shows that its session is a new one.
+        """
         self.state = LinkState.CLOSED
+        self._cursor = None
         self._decoder = None
         if self._timer is not None:
             self._timer.cancel()
@@ -218,7 +222,7 @@ class Standalone:
         if self._is_resumed and stream.holds(frame):
             return
         envelope = jsonrpc.classify(data)
-        if envelope.kind is Kind.RESPONSE and self._is_resumed:
+        if envelope.kind is Kind.RESPONSE:
             # No answer belongs here (2025-11-25, "Listening for Messages"); one server's event store replays the
             # answers of other streams to a reader with a cursor, and they were given to their own.
             return

@@ -1,0 +1,96 @@
+# What a person and the CI run. `make help` lists it; every target installs what it needs first.
+
+PYTHON ?= python3
+LISTEN ?=
+UPSTREAM ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+SDK := .envs/python-2/bin/python
+# A virtual environment is bound to its place and its interpreter: moved or upgraded, it is made anew.
+KEY := $(shell { pwd; $(PYTHON) -VV; } 2>/dev/null | cksum | cut -d' ' -f1)
+MADE := $(VENV)/made-$(KEY)
+RUNTIME := $(VENV)/runtime-$(KEY)
+DEV := $(VENV)/dev-$(KEY)
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PART := bash .ci/part
+SDK_READY = [ -e $(SDK) ] || echo 'making the environment of the official SDK'; \
+  $(PYTHON) tests/support/envs.py python-2 >/dev/null
+
+.DELETE_ON_ERROR:
+.PHONY: help install run demo test test-quick test-long lint bench docs lock clean envs envs-python envs-node
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(DEV)  ## the product and its development dependencies, in .venv
+
+run: $(RUNTIME)  ## the proxy before UPSTREAM=url, else before the example server; LISTEN=host:port
+ifeq ($(UPSTREAM),)
+	@$(SDK_READY)
+endif
+	@exec $(PY) examples/run.py --server-python $(SDK) --upstream '$(UPSTREAM)' --listen '$(LISTEN)'
+
+demo: $(RUNTIME)  ## one client's session outlives its connection and three servers
+	@$(SDK_READY)
+	@exec $(SDK) examples/demo.py --python $(PY)
+
+# pytest comes last: its summary is the final line. Each part has a deadline and is named when it fails.
+test:  ## every check there is, from a fresh checkout
+	@$(PART) installation 600 $(MAKE) --no-print-directory -j4 install envs
+	@$(MAKE) --no-print-directory lint
+	@$(PART) pytest 900 $(PY) -m pytest -m ''
+
+test-quick: $(DEV)  ## the tests that need no server and no SDK
+	@$(PY) -m pytest -q -m 'not e2e and not long'
+
+test-long: $(DEV) envs  ## fuzz, storms and abuse alone
+	@$(PART) long 600 $(PY) -m pytest -m long
+
+lint: $(DEV)  ## style, format, strict types, import contracts, docstrings of tests
+	@$(PART) ruff 30 $(PY) -m ruff check --quiet .
+	@$(PART) format 30 $(PY) -m ruff format --check --quiet .
+	@$(PART) mypy 90 $(PY) -m mypy
+	@$(PART) import-contracts 30 $(VENV)/bin/lint-imports
+	@$(PART) docstrings 30 $(PY) -m interrogate --quiet tests
+
+bench: $(DEV)  ## the proxy and nginx in turn, one table
+	@$(PY) tests/bench/run.py
+
+docs: $(DEV)  ## the parts of analysis/ that are made from the code
+	@$(PY) analysis/generate.py
+
+lock: $(MADE)  ## write constraints.txt anew, with the newest versions allowed
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	@{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --exclude mcp-session-proxy; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt
+
+clean:  ## remove everything that was made here
+	rm -rf $(VENV) .envs build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environments of the official SDKs and Node's packages; each tool knows what is there already.
+envs: envs-python envs-node
+
+envs-python:
+	@$(PYTHON) tests/support/envs.py
+
+envs-node:
+	@$(PYTHON) tests/support/node.py
+
+$(MADE):
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "mcp-session-proxy needs Python 3.11 or later with its venv module (Debian: apt-get install python3-venv)." >&2; \
+	  echo "'$(PYTHON)' is: $$($(PYTHON) -V 2>&1). Name another with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(RUNTIME): pyproject.toml constraints.txt | $(MADE)
+	@$(PIP) --editable .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(MADE)
+	@$(PIP) --editable '.[dev]'
+	@touch $(RUNTIME) $@

@@ -1,0 +1,159 @@
+"""One POST of a session, sorted: a call, a message to deliver, an answer for the upstream, or nothing we can read.
+
+Owns the decision who takes it. Lives for the length of that decision. Invariant: an answer to a server request goes
+to the upstream session that asked, or nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.core import headers as h
+from proxy.core import jsonrpc
+from proxy.core.edge import Request, Sink
+from proxy.core.ids import Generation, RequestId
+from proxy.core.jsonrpc import Envelope, Kind
+from proxy.observe import hooks
+from proxy.relay import replies
+from proxy.relay.call import Call
+from proxy.relay.note import Note
+from proxy.relay.passthrough import Passthrough
+
+if TYPE_CHECKING:
+    from proxy.relay.session import SessionRelay
+
+
+class Inbox:
+    """One POST on its way to who deals with it."""
+
+    __slots__ = ("_correlation_id", "_headers", "_relay", "_request", "_sink")
+
+    def __init__(self, relay: SessionRelay, request: Request, sink: Sink) -> None:
+        self._relay = relay
+        self._request = request
+        self._sink = sink
+        self._headers, self._correlation_id = relay.ctx.upstream_headers(request.headers)
+
+    def sort(self, envelope: Envelope) -> None:
+        """Hand the POST on."""
+        kind = envelope.kind
+        if kind is Kind.REQUEST and envelope.id is not None:
+            ids = (envelope.id,)
+            if self._is_admitted(ids):
+                self._call(ids, envelope.method, self._request.body, h.accepts_sse(self._request.headers))
+        elif kind is Kind.NOTIFICATION:
+            self._notification(envelope)
+        elif kind is Kind.RESPONSE:
+            answered = self._answered(envelope, self._request.body)
+            if answered is None:
+                self._drop_answer()
+                replies.accepted(self._sink)
+            else:
+                self._deliver(answered[1], answered[0])
+        elif kind is Kind.BATCH and self._relay.session.revision.has_batches:
+            self._batch()
+        else:
+            # Not ours to judge: the upstream says what is wrong with it.
+            Passthrough(self._relay.ctx, (), self._headers, self._request.body, self._sink, relay=self._relay).begin()
+
+    def _batch(self) -> None:
+        members = jsonrpc.split_batch(self._request.body)
+        requests = (member.id for member, _ in members if member.kind is Kind.REQUEST and member.id is not None)
+        ids = tuple(dict.fromkeys(requests))
+        if ids and not self._is_admitted(ids, is_batch=True):
+            return
+        kept: list[bytes] = []
+        only_in: Generation | None = None
+        for member, text in members:
+            answered = self._answered(member, text) if member.kind is Kind.RESPONSE else (None, text)
+            if answered is None:
+                self._drop_answer()
+                continue
+            only_in = answered[0] if answered[0] is not None else only_in
+            kept.append(answered[1])
+        is_changed = kept != [text for _, text in members]
+        body = b"[" + b",".join(kept) + b"]" if is_changed else self._request.body
+        if ids:
+            self._call(ids, None, body, can_stream=False)
+        elif kept:
+            self._deliver(body, only_in)
+        else:
+            replies.accepted(self._sink)
+
+    # -- requests
+
+    def _call(self, ids: tuple[RequestId, ...], method: str | None, body: bytes, can_stream: bool) -> None:
+        call = Call(self._relay, ids, method, body, self._headers, self._correlation_id, self._sink)
+        call.begin(can_stream=can_stream)
+
+    def _is_admitted(self, ids: tuple[RequestId, ...], *, is_batch: bool = False) -> bool:
+        relay, sink = self._relay, self._sink
+        for request_id in ids:
+            running = relay.calls.get(request_id)
+            if running is None:
+                continue
+            if running.is_same(self._request.body):
+                running.take_over(sink)
+            else:
+                replies.report_all(sink, "id_in_use", ids, is_batch=is_batch)
+            return False
+        limit = relay.ctx.session.max_calls
+        if len(relay.calls) + len(ids) > limit:
+            replies.report_all(sink, "too_many_calls", ids, is_batch=is_batch, limit=limit)
+            return False
+        return True
+
+    # -- notifications
+
+    def _notification(self, envelope: Envelope) -> None:
+        relay = self._relay
+        only_in: Generation | None = None
+        if envelope.method == "notifications/initialized":
+            # Part of the handshake, which every rebuild repeats by itself.
+            relay.session.initialized = True
+            only_in = relay.session.binding.generation
+        elif envelope.method == "notifications/cancelled":
+            cancelled_id = jsonrpc.cancelled_id(self._request.body)
+            call = relay.calls.get(cancelled_id) if cancelled_id is not None else None
+            if call is None or call.is_cancelled:
+                # Forwarded once; a second one, or one for a finished call, has nothing to cancel.
+                relay.dropped("nothing_to_cancel", self._correlation_id)
+                replies.accepted(self._sink)
+                return
+            if not call.cancel():
+                replies.accepted(self._sink)
+                return
+            only_in = call.generation
+        self._deliver(self._request.body, only_in)
+
+    def _deliver(self, body: bytes, only_in: Generation | None) -> None:
+        """Take responsibility for a notification or response, within the bound of calls."""
+        relay = self._relay
+        if len(relay.notes) >= relay.ctx.session.max_calls:
+            relay.dropped("too_many_notifications", self._correlation_id)
+            replies.accepted(self._sink)
+        else:
+            Note(relay, body, self._headers, self._correlation_id, self._sink, only_in).begin()
+
+    # -- responses to server requests
+
+    def _answered(self, envelope: Envelope, body: bytes) -> tuple[Generation | None, bytes] | None:
+        """Return where a client's response belongs and its body with the upstream's id; None when that is lost."""
+        if envelope.id is None:
+            return None, body
+        session = self._relay.session
+        owner = session.server_requests.answer(envelope.id)
+        if owner is None:
+            # Every request of a later binding went through `admit`, so this answers one of a lost session.
+            return (None, body) if session.binding.generation <= 1 else None
+        generation, upstream_id = owner
+        if not self._relay.binder.is_usable(generation):
+            return None
+        return generation, body if upstream_id == envelope.id else jsonrpc.replace_id(body, upstream_id)
+
+    def _drop_answer(self) -> None:
+        relay = self._relay
+        if relay.ctx.observer.is_active:
+            relay.ctx.observer.answer_dropped(
+                hooks.AnswerDropped(session=relay.fingerprint, request_id=self._correlation_id)
+            )

@@ -1,0 +1,62 @@
+"""How a call's broken upstream stream is asked for again.
+
+Owns the upstream's cursor, its `retry`, and the count of attempts; makes the GET. Knows no client and no session.
+Invariant: without a usable cursor, or after `resume_attempts` attempts that brought nothing, there is no next one.
+"""
+
+from proxy.core import headers as h
+from proxy.core import sse
+from proxy.core.cursor import upstream_cursor
+from proxy.core.headers import Headers
+from proxy.upstream.base import UpstreamRequest
+
+LONGEST_RETRY_SECONDS = 60.0
+"""An upstream's `retry` beyond this is not waited for: the client would hear nothing of its call meanwhile."""
+DEFAULT_RETRY_SECONDS = 1.0
+"""Waited after a clean end where the upstream named no `retry`, as the official clients do."""
+
+
+class Resumption:
+    """The cursor of one call's upstream stream and what may be done with it."""
+
+    __slots__ = ("_attempts", "_cursor", "_retry_seconds", "is_resumed")
+
+    def __init__(self) -> None:
+        self._cursor: str | None = None
+        self._retry_seconds = DEFAULT_RETRY_SECONDS
+        self._attempts = 0
+        self.is_resumed = False
+        """Whether the present upstream stream is a resumed one, which may repeat frames."""
+
+    def note(self, frame: sse.Frame) -> None:
+        """Take a frame's id and `retry`; an id is progress, so the attempts count anew."""
+        if frame.id is not None:
+            self._cursor = upstream_cursor(frame.id)
+            self._attempts = 0
+        if frame.retry is not None:
+            self._retry_seconds = min(frame.retry / 1000, LONGEST_RETRY_SECONDS)
+
+    @property
+    def is_possible(self) -> bool:
+        """Tell whether there is a cursor to ask with."""
+        return self._cursor is not None
+
+    def next_delay(self, *, is_clean: bool, attempts: int, shortest: float) -> float | None:
+        """Count an attempt and return how long to wait for it; None when there is no next one.
+
+        Args:
+            is_clean: the stream ended at a frame boundary, which invites to come back after `retry` (2025-11-25).
+            attempts: how many in a row may bring nothing.
+            shortest: the first delay after a cut, in seconds; it grows with every attempt.
+        """
+        if self._cursor is None or self._attempts >= attempts:
+            return None
+        self._attempts += 1
+        return self._retry_seconds if is_clean else shortest * self._attempts
+
+    def request(self, headers: Headers) -> UpstreamRequest | None:
+        """Return the GET that asks for what follows the cursor; *headers* are taken over."""
+        if self._cursor is None:
+            return None
+        headers.append((h.LAST_EVENT_ID, self._cursor))
+        return UpstreamRequest("GET", headers, b"", fresh=True)

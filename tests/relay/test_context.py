@@ -1,0 +1,126 @@
+"""What all sessions share: ids that follow a request, and the headers that go upstream."""
+
+import pytest
+from support.fakes import FakeClock, make_context
+
+from proxy.core import headers as h
+from proxy.core.ids import UpstreamSessionId
+
+CLIENT = [
+    ("Authorization", "Bearer one"),
+    ("Cookie", "a=1"),
+    ("X-Tenant", "blue"),
+    ("Accept", "application/json, text/event-stream"),
+    ("Content-Type", "application/json"),
+    ("Content-Encoding", "gzip"),
+    ("MCP-Protocol-Version", "2025-06-18"),
+    ("Mcp-Method", "tools/call"),
+    ("Mcp-Name", "add"),
+    ("traceparent", "00-1-2-01"),
+    ("tracestate", "a=b"),
+    ("Mcp-Session-Id", "ours"),
+    ("Last-Event-ID", "0123456789ab-s-1"),
+    ("X-Forwarded-For", "10.0.0.1"),
+    ("Host", "proxy"),
+    ("Content-Length", "2"),
+    ("Accept-Encoding", "gzip"),
+]
+
+
+def test_correlation_ids_differ() -> None:
+    """Each is new, and all of one process share what tells it from others."""
+    ctx = make_context()
+    ids = [ctx.correlation_id() for _ in range(20)]
+
+    assert len(set(ids)) == 20
+    assert len({text.partition("-")[0] for text in ids}) == 1
+
+
+def test_processes_are_told_apart() -> None:
+    """The shared part is drawn from the clock's entropy."""
+    ctx = make_context()
+    other = make_context()
+    other.clock = FakeClock()
+    other.clock.entropy(1)
+    other.__post_init__()
+
+    assert ctx.correlation_id() != other.correlation_id()
+
+
+def test_a_clients_headers_go_upstream_without_what_is_ours() -> None:
+    """Session id, cursor, host and framing stay here; what comes back must not be compressed."""
+    headers, _ = make_context().upstream_headers(CLIENT)
+    names = [name.lower() for name, _ in headers]
+
+    for own in ("mcp-session-id", "last-event-id", "host", "content-length", "x-forwarded-for"):
+        assert own not in names
+    assert h.get_all(headers, "Accept-Encoding") == ["identity"]
+    assert headers[:10] == CLIENT[:5] + CLIENT[5:10]
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_forwarded_headers_pass_where_they_are_trusted(is_trusted: bool) -> None:
+    """Only then: a client could otherwise claim any origin."""
+    headers, _ = make_context(trust_forwarded=is_trusted).upstream_headers(CLIENT)
+
+    assert h.get_all(headers, "X-Forwarded-For") == (["10.0.0.1"] if is_trusted else [])
+
+
+def test_a_request_keeps_the_id_its_client_gave() -> None:
+    """One id follows it through all logs; it is not written twice."""
+    headers, request_id = make_context().upstream_headers([("x-request-id", "abc")])
+
+    assert request_id == "abc"
+    assert h.get_all(headers, "X-Request-Id") == ["abc"]
+
+
+def test_a_request_without_an_id_gets_one() -> None:
+    """The one that is returned is the one that is sent."""
+    headers, request_id = make_context().upstream_headers(CLIENT)
+
+    assert h.get_all(headers, "X-Request-Id") == [request_id]
+
+
+@pytest.mark.parametrize("is_get", [False, True])
+def test_the_proxys_own_requests_carry_the_credentials_alone(is_get: bool) -> None:
+    """Whatever identifies the client goes along, nothing that belongs to its one request."""
+    ctx = make_context()
+    client, _ = ctx.upstream_headers(CLIENT)
+    headers = ctx.own_headers(client, version="2025-11-25", upstream_id=UpstreamSessionId("up-1"), is_get=is_get)
+
+    for name in ("Content-Encoding", "Mcp-Method", "Mcp-Name", "traceparent", "tracestate"):
+        assert h.get(headers, name) is None
+    assert headers[:3] == CLIENT[:3]
+    assert h.get_all(headers, "Accept") == ["text/event-stream" if is_get else "application/json, text/event-stream"]
+    assert h.get_all(headers, "Content-Type") == ([] if is_get else ["application/json"])
+    assert h.get_all(headers, h.PROTOCOL_VERSION) == ["2025-11-25"]
+    assert h.get_all(headers, h.SESSION_ID) == ["up-1"]
+    assert h.get_all(headers, "X-Request-Id") != h.get_all(client, "X-Request-Id")
+    assert len(h.get_all(headers, "X-Request-Id")) == 1
+
+
+def test_a_handshake_names_neither_version_nor_session() -> None:
+    """Before it is answered there are none."""
+    headers = make_context().own_headers(CLIENT[:3], version=None, upstream_id=None)
+
+    assert h.get(headers, h.PROTOCOL_VERSION) is None
+    assert h.get(headers, h.SESSION_ID) is None
+
+
+@pytest.mark.parametrize("version", [None, "2025-11-25"])
+def test_an_upstream_session_is_ended_with_a_delete(version: str | None) -> None:
+    """On a connection of its own, with the credentials and the upstream's id; a drain can wait for it."""
+    ctx = make_context()
+
+    ctx.end_upstream([("Authorization", "Bearer one")], UpstreamSessionId("up-1"), version)
+
+    attempt = ctx.edge.last
+    assert (attempt.method, attempt.request.body, attempt.request.fresh) == ("DELETE", b"", True)
+    assert attempt.upstream_id == "up-1"
+    assert attempt.header("Authorization") == "Bearer one"
+    assert attempt.header(h.PROTOCOL_VERSION) == version
+    assert len(ctx.farewells) == 1
+
+    attempt.answer(200)
+
+    assert not ctx.farewells

@@ -1,0 +1,271 @@
+"""An `initialize`: a session of the proxy's own exactly when the upstream has answered with one."""
+
+import pytest
+
+from proxy.core import headers as h
+from support.fakes import FakeSink, initialize_answer, initialize_body, result_body
+from support.scenes import Front, break_off, message, reason
+
+
+def _opening(front: Front, version: str = "2025-11-25", **fields: str) -> FakeSink:
+    return front.post(initialize_body(version, "init"), **fields)
+
+
+def test_the_client_gets_an_id_of_ours_and_the_upstreams_answer():
+    """The body passes unchanged; the id is the proxy's, 32 visible characters, and never the upstream's (point 2)."""
+    front = Front()
+    sink = _opening(front)
+    body = initialize_answer(request_id="init", tools=True)
+    front.edge.last.json(200, body, [(h.SESSION_ID, "up-1"), ("X-Own", "kept")])
+    relay = front.only_session()
+
+    assert (sink.status, sink.body, sink.header("X-Own")) == (200, body, "kept")
+    assert sink.header(h.SESSION_ID) == relay.session.id
+    assert len(relay.session.id) == 32
+    assert [name.lower() for name, _ in sink.headers].count("mcp-session-id") == 1
+    assert relay.session.binding.upstream_id == "up-1"
+    assert front.ctx.ids.session_of("default", relay.session.binding.upstream_id) == relay.session.id
+
+
+def test_the_upstream_sees_no_session_id():
+    """`initialize` opens a new session whatever id it carries, and goes up without one (semantics 22)."""
+    front = Front()
+    sinks = [_opening(front)]
+    front.edge.last.json(200, initialize_answer(request_id="init"))
+    first = front.only_session().session.id
+    sinks.append(_opening(front, session_id=first))
+    front.edge.last.json(200, initialize_answer(request_id="init"))
+
+    assert front.edge.last.upstream_id is None
+    assert len({sink.header(h.SESSION_ID) for sink in sinks}) == 2
+    assert len(front.registry) == 2
+
+
+def test_the_handshake_is_recorded():
+    """What the client offered and what it was promised, for every rebuild."""
+    front = Front()
+    body = initialize_body("2025-11-25", "init")
+    front.post(body)
+    front.edge.last.json(200, initialize_answer("2025-06-18", request_id="init", tools=True))
+    handshake = front.only_session().session.handshake
+
+    assert (handshake.body, handshake.request_id, handshake.version) == (body, "init", "2025-06-18")
+    assert handshake.promised.tools_list_changed
+
+
+def test_an_upstream_without_ids_makes_a_session_too():
+    """The client gets the proxy's id although the upstream gave none."""
+    front = Front()
+    sink = _opening(front)
+    front.edge.last.json(200, initialize_answer(request_id="init"))
+
+    assert sink.header(h.SESSION_ID) == front.only_session().session.id
+
+
+def test_an_answer_over_a_stream_makes_a_session():
+    """Over SSE: our id, our event ids, the frames ahead of the result too, and the stream ends with it."""
+    front = Front()
+    sink = _opening(front)
+    attempt = front.edge.last
+    attempt.sse([(h.SESSION_ID, "up-1")])
+    attempt.data(b"id: theirs-0\ndata:\n\n")
+    attempt.frame(message("notifications/message"), "theirs-1")
+
+    assert sink.status is None
+
+    body = initialize_answer(request_id="init")
+    attempt.frame(body, "theirs-2")
+
+    assert sink.header(h.SESSION_ID) == front.only_session().session.id
+    assert [frame.data for frame in sink.frames if frame.data][1:] == [body]
+    assert len(sink.messages) == 2
+    assert "theirs" not in sink.text
+    assert sink.finished
+    assert attempt.is_aborted
+
+
+def test_an_opening_over_a_stream_can_be_resumed():
+    """Its events are in the session's log like any call's."""
+    front = Front()
+    sink = _opening(front)
+    front.edge.last.sse([(h.SESSION_ID, "up-1")])
+    front.edge.last.frame(initialize_answer(request_id="init"))
+    headers = [("Accept", "text/event-stream"), (h.SESSION_ID, front.only_session().session.id)]
+    again = front.handle("GET", headers=[*headers, (h.LAST_EVENT_ID, sink.ids[0])])
+
+    assert [answer["id"] for answer in again.messages] == ["init"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
+def test_a_failing_handshake_passes_unchanged(status: int):
+    """Outside a session every status is the upstream's own; a refusal's session id is not shown (semantics 17)."""
+    front = Front()
+    sink = _opening(front)
+    front.edge.last.answer(status, [(h.SESSION_ID, "up-1"), ("WWW-Authenticate", "Bearer")], b"no")
+
+    assert (sink.status, sink.body) == (status, b"no")
+    assert sink.header("WWW-Authenticate") == "Bearer"
+    assert sink.header(h.SESSION_ID) is None
+    assert len(front.registry) == 0
+
+
+def test_an_error_response_makes_no_session():
+    """200 with a JSON-RPC error is an answer, not a handshake."""
+    front = Front()
+    sink = _opening(front)
+    front.edge.last.json(200, {"jsonrpc": "2.0", "id": "init", "error": {"code": -32602, "message": "no"}})
+
+    assert sink.json()["error"]["message"] == "no"
+    assert sink.header(h.SESSION_ID) is None
+    assert len(front.registry) == 0
+
+
+def test_an_error_over_a_stream_makes_no_session():
+    """The same over SSE: relayed without event ids, as there is no log it could be resumed from."""
+    front = Front()
+    sink = _opening(front)
+    front.edge.last.sse([(h.SESSION_ID, "up-1")])
+    front.edge.last.frame({"jsonrpc": "2.0", "id": "init", "error": {"code": 1, "message": "no"}}, "theirs")
+
+    assert [answer["error"]["message"] for answer in sink.messages] == ["no"]
+    assert sink.ids == []
+    assert sink.finished
+    assert sink.header(h.SESSION_ID) is None
+    assert len(front.registry) == 0
+
+
+def test_a_stream_that_ends_without_an_answer_is_told():
+    """The client is not left waiting."""
+    front = Front()
+    sink = _opening(front)
+    front.edge.last.sse()
+    front.edge.last.end()
+
+    assert (sink.status, reason(sink), sink.json()["id"]) == (200, "stream_broken", "init")
+    assert len(front.registry) == 0
+
+
+def test_a_broken_connection_is_an_unknown_outcome():
+    """The upstream may have made a session that nobody will find: told, not tried again."""
+    front = Front()
+    sink = _opening(front)
+    break_off(front.edge.last)
+
+    assert reason(sink) == "connection_broken"
+    assert front.edge.open == []
+
+
+def test_a_redirect_is_not_followed():
+    """The client learns where to; the proxy goes nowhere."""
+    front = Front()
+    sink = _opening(front)
+    front.edge.last.answer(308, [("Location", "http://elsewhere/")])
+
+    assert reason(sink) == "redirected"
+    assert sink.json()["error"]["data"]["location"] == "http://elsewhere/"
+
+
+def test_a_refused_connection_is_waited_out():
+    """A client that starts before its server is answered when the server is there."""
+    front = Front()
+    front.edge.reachable = False
+    sink = _opening(front)
+    front.edge.last.refuse()
+    front.clock.advance(3.0)
+
+    assert sink.status is None
+
+    front.edge.reachable = True
+    front.clock.advance(3.0)
+    front.edge.one(rpc="initialize").json(200, initialize_answer(request_id="init"))
+
+    assert sink.header(h.SESSION_ID) == front.only_session().session.id
+
+
+def test_a_server_that_stays_away_is_reported():
+    """200 with an error after `rebuild_wait_seconds`."""
+    front = Front()
+    front.edge.reachable = False
+    sink = _opening(front)
+    front.edge.last.refuse()
+    front.clock.advance(10.1)
+
+    assert (sink.status, reason(sink)) == (200, "unreachable")
+
+
+def test_an_opening_is_never_upgraded():
+    """The client needs the session id in the head (semantics 19)."""
+    front = Front()
+    sink = _opening(front)
+    front.clock.advance(30.0)
+
+    assert sink.status is None
+
+    front.edge.last.json(200, initialize_answer(request_id="init"))
+
+    assert sink.header("Content-Type") == "application/json"
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_client_that_has_gone_leaves_no_session_behind(is_stream: bool):
+    """An upstream session that nobody will use is ended with DELETE as soon as its id is known."""
+    front = Front()
+    sink = _opening(front)
+    attempt = front.edge.last
+    sink.go_away()
+    if is_stream:
+        attempt.sse([(h.SESSION_ID, "up-1")])
+        attempt.frame(initialize_answer(request_id="init"))
+    else:
+        attempt.json(200, initialize_answer(request_id="init"), [(h.SESSION_ID, "up-1")])
+
+    assert front.edge.one(method="DELETE").upstream_id == "up-1"
+    assert len(front.registry) == 0
+    assert front.ctx.passing == set()
+
+
+def test_a_client_that_goes_while_the_server_is_away_is_forgotten():
+    """Nothing is sent for it when the server comes back."""
+    front = Front()
+    front.edge.reachable = False
+    sink = _opening(front)
+    front.edge.last.refuse()
+    sink.go_away()
+    front.edge.reachable = True
+    front.clock.advance(20.0)
+
+    assert front.edge.open == []
+    assert front.ctx.passing == set()
+
+
+def test_an_endless_answer_is_refused():
+    """A handshake above `max_message_bytes` is none."""
+    front = Front(max_message_bytes=100)
+    sink = _opening(front)
+    attempt = front.edge.last
+    attempt.head(200)
+    attempt.data(b"x" * 101)
+
+    assert reason(sink) == "answer_too_large"
+    assert attempt.is_aborted
+
+
+def test_a_shutdown_answers_an_opening():
+    """The end of the proxy leaves no client without an answer."""
+    front = Front()
+    sink = _opening(front)
+    front.registry.begin_drain()
+    front.registry.end()
+
+    assert reason(sink) == "shutdown"
+    assert front.edge.open == []
+
+
+def test_a_result_without_a_version_is_no_handshake():
+    """A 200 that does not answer `initialize` passes, and makes no session."""
+    front = Front()
+    sink = _opening(front)
+    front.edge.last.json(200, result_body("init"))
+
+    assert sink.status == 200
+    assert len(front.registry) == 0

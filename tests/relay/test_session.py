@@ -1,0 +1,259 @@
+"""One session as a whole: its idleness, its lifetime, its ends, and that nothing of it is left behind."""
+
+import pytest
+
+from proxy.core.session import BindingState, CloseReason
+from support.fakes import FakeSink, post
+from support.scenes import Scene, break_off, progress, reason, result, server_request
+
+
+def _busy(scene: Scene) -> list[FakeSink]:
+    """Open everything a session can have open."""
+    listening = scene.listening()
+    plain = scene.call(1)
+    streaming, _ = scene.streaming(2, progress(1), cursor="e1")
+    resuming, attempt = scene.streaming(3, cursor="e1")
+    break_off(attempt)
+    refused = scene.call(4)
+    scene.edge.last.answer(400)
+    note = scene.notify("notifications/roots/list_changed")
+    return [listening, plain, streaming, resuming, refused, note]
+
+
+@pytest.mark.parametrize("why", list(CloseReason))
+def test_nothing_is_left_of_a_closed_session(why: CloseReason):
+    """Every client has its end; after a while no exchange, no timer, no byte and no id remains (I5)."""
+    scene = Scene()
+    sinks = _busy(scene)
+    scene.relay.close(why)
+    farewell = scene.edge.one(method="DELETE")
+
+    assert farewell.upstream_id == "up-1"
+    assert all(sink.finished for sink in sinks)
+
+    farewell.answer(200)
+    scene.settle()
+
+    assert scene.edge.open == []
+    assert scene.clock.pending() == scene.quiet_timers - 1  # the wheel of checks has nobody left to look at
+    assert scene.ctx.budget.used == 0
+    assert len(scene.registry) == len(scene.ctx.ids) == 0
+    assert not scene.ctx.budget.logs
+
+
+def test_running_calls_are_told_at_the_end():
+    """DELETE with running calls: each gets its error as 200, streams end with a proper last chunk (point 8)."""
+    scene = Scene()
+    _, plain, streaming, resuming, refused, note = _busy(scene)
+    scene.relay.close(CloseReason.DELETED)
+
+    assert [reason(sink) for sink in (plain, streaming, resuming, refused)] == ["session_closed"] * 4
+    assert {sink.status for sink in (plain, streaming, resuming, refused)} == {200}
+    assert note.status == 202
+
+
+def test_a_shutdown_is_told_as_such():
+    """The proxy's own end has its own reason."""
+    scene = Scene()
+    sink = scene.call(1)
+    scene.relay.close(CloseReason.SHUTDOWN)
+
+    assert reason(sink) == "shutdown"
+
+
+def test_a_second_close_does_nothing():
+    """One DELETE goes upstream, one record is told."""
+    scene = Scene()
+    scene.relay.close(CloseReason.DELETED)
+    scene.relay.close(CloseReason.EXPIRED)
+
+    assert len(scene.edge.find(method="DELETE", is_open=False)) == 1
+    assert [record.reason for record in scene.observer.of("session_closed")] == ["deleted"]
+
+
+def test_an_unbound_session_ends_without_a_word_upstream():
+    """What the upstream does not hold need not be ended there."""
+    scene = Scene()
+    scene.call(1)
+    scene.lose_session(scene.edge.last)
+    scene.edge.one(rpc="initialize").answer(422)
+    scene.relay.close(CloseReason.DELETED)
+
+    assert scene.edge.open == []
+
+
+def test_an_upstream_without_ids_is_told_nothing():
+    """There is no session id to end."""
+    scene = Scene(upstream_id=None)
+    scene.relay.close(CloseReason.DELETED)
+
+    assert scene.edge.attempts == []
+
+
+def test_a_farewell_that_nobody_answers_is_given_up():
+    """Nothing depends on the answer to DELETE."""
+    scene = Scene()
+    scene.relay.close(CloseReason.DELETED)
+    farewell = scene.edge.one(method="DELETE")
+    scene.clock.advance(5.0)
+
+    assert farewell.is_aborted
+    assert scene.ctx.farewells == set()
+
+
+# -- idleness (semantics 20)
+
+
+def test_an_idle_session_ends_its_upstream_side_first():
+    """After `upstream_idle_seconds` the upstream is told with DELETE; the client's id stays."""
+    scene = Scene(upstream_idle_seconds=60.0)
+    scene.clock.advance(64.0)
+
+    assert scene.edge.one(method="DELETE").upstream_id == "up-1"
+    assert scene.relay.session.binding.state is BindingState.UNBOUND
+    assert scene.registry.find(scene.relay.session.id) is scene.relay
+    assert len(scene.observer.of("session_parked")) == 1
+
+    scene.clock.advance(60.0)
+
+    assert len(scene.edge.find(method="DELETE", is_open=False)) == 1
+
+
+def test_the_next_request_rebuilds():
+    """The client sees one slow answer, under its old id."""
+    scene = Scene(upstream_idle_seconds=60.0)
+    scene.clock.advance(70.0)
+    sink = scene.call(1)
+    scene.rebuilt("up-2")
+    scene.edge.one(rpc="tools/call").json()
+
+    assert sink.json()["id"] == 1
+
+
+def test_a_day_of_idleness_ends_the_session():
+    """The last resort: a 404 kills every official client."""
+    scene = Scene(upstream_idle_seconds=60.0, idle_seconds=600.0)
+    scene.clock.advance(590.0)
+
+    assert len(scene.registry) == 1
+
+    scene.clock.advance(20.0)
+
+    assert len(scene.registry) == 0
+    assert [record.reason for record in scene.observer.of("session_closed")] == ["expired"]
+
+
+def test_an_open_stream_is_activity():
+    """A session with a reader is never idle."""
+    scene = Scene(upstream_idle_seconds=60.0, idle_seconds=120.0, silence_seconds=1000.0)
+    scene.listening()
+    scene.clock.advance(500.0)
+
+    assert scene.relay.session.binding.state is BindingState.BOUND
+
+
+def test_a_running_call_is_activity():
+    """So is one with a call, even when its client has gone."""
+    scene = Scene(upstream_idle_seconds=60.0, idle_seconds=120.0, silence_seconds=1000.0)
+    sink, _ = scene.streaming(1, progress(1))
+    sink.go_away()
+    scene.clock.advance(500.0)
+
+    assert scene.relay.session.binding.state is BindingState.BOUND
+
+
+def test_a_dead_peers_stream_is_not():
+    """Idleness counts from the moment the reader is gone."""
+    scene = Scene(upstream_idle_seconds=60.0, silence_seconds=1000.0)
+    sink = scene.listening()
+    scene.clock.advance(100.0)
+    sink.go_away()
+    scene.clock.advance(55.0)
+
+    assert scene.relay.session.binding.state is BindingState.BOUND
+
+    scene.clock.advance(10.0)
+
+    assert scene.relay.session.binding.state is BindingState.UNBOUND
+
+
+def test_a_request_is_activity():
+    """The time counts from the end of the latest call."""
+    scene = Scene(upstream_idle_seconds=60.0)
+    for number in range(5):
+        scene.clock.advance(50.0)
+        scene.call(number)
+        scene.edge.last.json()
+
+    assert scene.relay.session.binding.state is BindingState.BOUND
+
+
+def test_the_lifetime_ends_an_active_session_too():
+    """An absolute lifetime asks for no idleness; its calls are told."""
+    scene = Scene(lifetime_seconds=100.0, silence_seconds=1000.0)
+    sink, _ = scene.streaming(1)
+    scene.clock.advance(99.0)
+
+    assert not sink.is_over
+
+    scene.clock.advance(10.0)
+
+    assert reason(sink) == "session_closed"
+    assert [record.reason for record in scene.observer.of("session_closed")] == ["lifetime"]
+
+
+def test_without_a_lifetime_an_active_session_has_no_end():
+    """0 is none: only idleness ends a session, and one with a reader is never idle."""
+    scene = Scene(silence_seconds=1e6, upstream_idle_seconds=100.0, idle_seconds=200.0)
+    scene.listening()
+    scene.clock.advance(2000.0)
+
+    assert len(scene.registry) == 1
+
+
+# -- sorting what comes
+
+
+def test_an_answer_to_a_request_goes_to_the_session_that_asked():
+    """A response keeps its body where the id was not changed."""
+    scene = Scene()
+    scene.listening()
+    scene.edge.one(method="GET").frame(server_request(1))
+    body = b'{"id":1,  "jsonrpc":"2.0", "result":{}}'
+    post(scene.relay, body)
+
+    assert scene.edge.last.request.body == body
+    assert scene.edge.last.upstream_id == "up-1"
+
+
+def test_a_batch_on_other_versions_is_relayed():
+    """Only 2025-03-26 knows batches: elsewhere the upstream says what it thinks of one (semantics 24)."""
+    scene = Scene(version="2025-11-25")
+    sink = post(scene.relay, b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]')
+    scene.edge.last.answer(422, [], b"no batches")
+
+    assert (sink.status, sink.body) == (422, b"no batches")
+    assert scene.relay.calls == {}
+
+
+def test_a_parked_session_drops_late_answers():
+    """The requests of an upstream session that was let go are closed."""
+    scene = Scene(upstream_idle_seconds=60.0)
+    scene.listening().go_away()
+    scene.edge.one(method="GET").frame(server_request(1))
+    scene.clock.advance(70.0)
+    before = len(scene.edge.attempts)
+
+    assert scene.respond(1).status == 202
+    assert len(scene.edge.attempts) == before
+    assert len(scene.observer.of("answer_dropped")) == 1
+
+
+def test_sessions_do_not_share_anything():
+    """Two sessions with equal request ids get their own answers, ids and logs (I2)."""
+    one, two = Scene(), Scene(upstream_id="up-b")
+    sinks = [scene.streaming(1)[0] for scene in (one, two)]
+    for scene, text in ((one, "one"), (two, "two")):
+        scene.edge.last.frame(result(1, text=text))
+
+    assert [sink.messages for sink in sinks] == [[result(1, text="one")], [result(1, text="two")]]
