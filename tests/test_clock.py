@@ -101,7 +101,7 @@ def test_one_that_fails_stops_none_of_the_others() -> None:
         called.append(number)
         raise ValueError(number)
 
-    with pytest.raises(ValueError, match="^2$"):
+    with pytest.raises(ValueError, match=r"^2$"):
         run_all([lambda: called.append(1), lambda: fail(2), lambda: fail(3), lambda: called.append(4)])
 
     assert called == [1, 2, 3, 4]

@@ -90,6 +90,19 @@ def test_a_registry_is_full_at_its_bound() -> None:
     assert not registry.is_full
 
 
+def test_openings_under_way_take_their_place() -> None:
+    """An `initialize` that may become a session counts as one until it is answered."""
+    ctx = make_context(max_sessions=1)
+    registry = Registry(ctx)
+    Opening(ctx, 0, [], initialize_body(), FakeSink(), registry.open).begin()
+
+    assert registry.is_full
+
+    ctx.edge.last.json(400, b"{}")
+
+    assert not registry.is_full
+
+
 def test_a_closed_session_is_gone() -> None:
     """Neither the id nor the binding leads anywhere, and the upstream is told with the client's credentials."""
     ctx = make_context()

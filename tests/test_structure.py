@@ -17,6 +17,8 @@ MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 LONGEST_MODULE = 400
+LONGER = {"proxy/relay/call.py": 600}
+"""Hot modules that exceed it, each with its reason in its docstring."""
 LONGEST_FUNCTION = 80
 LONGEST_FUNCTION_MOST = 45
 """Lines that 95 of 100 functions do not exceed."""
@@ -92,7 +94,7 @@ sys.exit("\\n".join(failed) or 0)
 def test_no_module_is_too_long_to_be_read() -> None:
     """A module stays within its budget of lines."""
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
-    too_long = {name: lines for name, lines in lengths.items() if lines > LONGEST_MODULE}
+    too_long = {name: lines for name, lines in lengths.items() if lines > LONGER.get(name, LONGEST_MODULE)}
 
     assert too_long == {}
 

@@ -86,7 +86,7 @@ _ROWS = (
     Fault(
         "discover_unreachable", 503, UNAVAILABLE, "not_run",
         "the server cannot be reached",
-        "`server/discover` while connections are refused for `discover_wait_seconds`; 200 would end some clients' era",
+        "`server/discover` without a connection for `discover_wait_seconds`; 200 would end some clients' era",
     ),
     Fault(
         "closed_unsent", 200, SESSION_CLOSED, "not_run",
@@ -171,7 +171,8 @@ _ROWS = (
     ),
     Fault(
         "duplicate_header", 400, INVALID_REQUEST, "none",
-        "a header that may stand once stands twice with different values", "any request; `data.header` names the header",
+        "a header that may stand once stands twice with different values",
+        "any request; `data.header` names the header",
     ),
     Fault(
         "bad_origin", 403, INVALID_REQUEST, "none",

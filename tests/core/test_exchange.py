@@ -6,7 +6,9 @@ import pytest
 
 from proxy.core.exchange import REQUEST, Action, Outcome, classify_status, decide
 
-PROVABLY_NOT_RUN = {Outcome.NOT_SENT, Outcome.GONE, Outcome.BAD}
+PROVABLY_NOT_RUN = {Outcome.REFUSED, Outcome.NOT_SENT, Outcome.GONE, Outcome.BAD}
+REFUSALS = {Outcome.REFUSED, Outcome.GONE, Outcome.BAD}
+"""What may mean that the upstream session is lost."""
 CASES = list(product(Outcome, (False, True), (False, True)))
 
 
@@ -45,7 +47,8 @@ def test_a_status_has_one_meaning(status: int, carried_id: bool, has_jsonrpc_bod
 @pytest.mark.parametrize(("outcome", "action"), [
     (Outcome.ANSWERED, Action.RELAY),
     (Outcome.STREAM_ENDED, Action.RESUME),
-    (Outcome.NOT_SENT, Action.REBUILD),
+    (Outcome.REFUSED, Action.REBUILD),
+    (Outcome.NOT_SENT, Action.WAIT),
     (Outcome.BROKEN, Action.UNKNOWN),
     (Outcome.GONE, Action.REBUILD),
     (Outcome.BAD, Action.PROBE),
@@ -68,7 +71,7 @@ def test_nothing_runs_twice(outcome: Outcome, stale: bool, rebuilt: bool) -> Non
     """A request is sent again only when it provably did not run."""
     action = decide(outcome, stale=stale, rebuilt=rebuilt)
 
-    assert action not in (Action.RETRY, Action.REBUILD) or outcome in PROVABLY_NOT_RUN
+    assert action not in (Action.RETRY, Action.REBUILD, Action.WAIT) or outcome in PROVABLY_NOT_RUN
 
 
 @pytest.mark.parametrize("stale", [False, True])
@@ -85,11 +88,11 @@ def test_old_news_of_a_former_session_loses_nothing(outcome: Outcome, stale: boo
 
     assert not stale or action not in (Action.REBUILD, Action.PROBE)
     assert (action is Action.RETRY) == (
-        stale and outcome in PROVABLY_NOT_RUN and not (rebuilt and outcome is not Outcome.NOT_SENT)
+        stale and outcome in REFUSALS and not (rebuilt and outcome is not Outcome.REFUSED)
     )
 
 
-@pytest.mark.parametrize(("outcome", "stale", "rebuilt"), [case for case in CASES if case[0] not in PROVABLY_NOT_RUN])
+@pytest.mark.parametrize(("outcome", "stale", "rebuilt"), [case for case in CASES if case[0] not in REFUSALS])
 def test_nothing_else_depends_on_history(outcome: Outcome, stale: bool, rebuilt: bool) -> None:
     """An outcome that is no refusal means the same in every session and after every rebuild."""
     assert decide(outcome, stale=stale, rebuilt=rebuilt) is REQUEST[outcome]
@@ -97,4 +100,10 @@ def test_nothing_else_depends_on_history(outcome: Outcome, stale: bool, rebuilt:
 
 def test_a_refused_connection_is_waited_out_again() -> None:
     """A connection refused after the rebuild is no second refusal: nobody has said no."""
-    assert decide(Outcome.NOT_SENT, stale=False, rebuilt=True) is Action.REBUILD
+    assert decide(Outcome.REFUSED, stale=False, rebuilt=True) is Action.REBUILD
+
+
+@pytest.mark.parametrize(("stale", "rebuilt"), list(product((False, True), (False, True))))
+def test_no_connection_is_no_loss(stale: bool, rebuilt: bool) -> None:
+    """A time-out, no route or a limit of our own says nothing of the upstream session: it is waited out."""
+    assert decide(Outcome.NOT_SENT, stale=stale, rebuilt=rebuilt) is Action.WAIT

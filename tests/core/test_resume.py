@@ -165,6 +165,18 @@ def test_a_buried_call_tells_finished_from_unknown() -> None:
     assert history.decided(Cursor(EPOCH, call_stream(1), Offset(2))) is Resume.UNKNOWN
 
 
+@pytest.mark.parametrize(("offset", "answer"), [(0, Resume.RESYNC), (1, Resume.CONTINUE), (2, Resume.CONTINUE)])
+def test_a_gap_on_the_standalone_stream_is_told_by_a_resync(offset: int, answer: Resume) -> None:
+    """Below its window a cursor gets the resync, inside it what follows; the stream is never finished."""
+    history = History()
+    history.open(STANDALONE)
+    history.append(STANDALONE, terminal=False)
+    history.append(STANDALONE, terminal=False)
+    history.drop(STANDALONE)
+
+    assert history.decided(Cursor(EPOCH, STANDALONE, Offset(offset))) is answer
+
+
 def test_a_call_beyond_the_tombstones_is_forgotten() -> None:
     """An id this session did issue is not called forged, though nothing is known of it any more."""
     history = ended(kept=3)

@@ -1,8 +1,9 @@
 """One session's binding: single flight, credentials, and who is told when it cannot be had."""
 
+from support.scenes import Scene, break_off, reason, result
+
 from proxy.core.ids import Generation
 from proxy.core.session import BindingState, CloseReason
-from support.scenes import Scene, break_off, reason, result
 
 
 def test_ten_refused_requests_make_one_rebuild():
@@ -95,7 +96,9 @@ def test_a_401_in_the_rebuild_reaches_the_live_request():
     scene = Scene()
     sink = scene.call(1)
     scene.lose_session(scene.edge.last)
-    scene.edge.one(rpc="initialize").answer(401, [("WWW-Authenticate", "Bearer x"), ("Mcp-Session-Id", "up-9")], b"who?")
+    scene.edge.one(rpc="initialize").answer(
+        401, [("WWW-Authenticate", "Bearer x"), ("Mcp-Session-Id", "up-9")], b"who?"
+    )
 
     assert (sink.status, sink.body) == (401, b"who?")
     assert sink.header("WWW-Authenticate") == "Bearer x"

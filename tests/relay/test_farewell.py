@@ -34,10 +34,11 @@ def test_it_is_held_while_it_is_under_way() -> None:
         lambda attempt: attempt.answer(200, [], b"bye"),
         lambda attempt: attempt.answer(404),
         lambda attempt: attempt.answer(405),
+        lambda attempt: attempt.lost(Loss.REFUSED),
         lambda attempt: attempt.lost(Loss.NOT_SENT),
         lambda attempt: attempt.lost(Loss.BROKEN),
     ],
-    ids=["heard", "unknown", "refused", "not sent", "broken"],
+    ids=["heard", "unknown", "method refused", "refused", "not sent", "broken"],
 )
 def test_nothing_depends_on_the_answer(end: Callable[[Attempt], None]) -> None:
     """However it ends, it is forgotten, its timer with it, and nothing is sent again."""

@@ -1,10 +1,10 @@
 """One POST without requests: taken responsibility for, delivered later or recorded as dropped (semantics 23)."""
 
 import pytest
-
-from proxy.core.session import CloseReason
 from support.fakes import post, request_body, result_body
 from support.scenes import Scene, break_off
+
+from proxy.core.session import CloseReason
 
 
 def _dropped(scene: Scene) -> list[str]:

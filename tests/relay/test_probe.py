@@ -1,9 +1,9 @@
 """A ping inside the upstream session: what it is asked for, and what its answer means."""
 
 import pytest
+from support.scenes import Scene, break_off, reason, result
 
 from proxy.core.session import CloseReason
-from support.scenes import Scene, break_off, reason, result
 
 
 def test_silence_is_asked_about_and_forgiven():

@@ -1,11 +1,11 @@
 """The stored handshake again: its order, what it restores, and what is told afterwards."""
 
 import pytest
+from support.fakes import Attempt, initialize_answer, initialize_body
+from support.scenes import Scene, break_off, reason, result, server_request
 
 from proxy.core import headers as h
 from proxy.core.session import BindingState, CloseReason
-from support.fakes import Attempt, initialize_answer, initialize_body
-from support.scenes import Scene, break_off, reason, result, server_request
 
 
 def _lost(scene: Scene) -> Attempt:
@@ -306,7 +306,7 @@ def test_the_clients_standalone_stream_continues():
     """One response for the client, frames of both upstream sessions in it, ids rising."""
     scene = Scene()
     sink = scene.listening()
-    scene.edge.one(method="GET").frame(result("first"), "x1")
+    scene.edge.one(method="GET").frame(server_request("first"), "x1")
     _lost(scene)
     scene.rebuilt(get_status=200)
     scene.edge.one(method="GET").frame(server_request(1), "x1")

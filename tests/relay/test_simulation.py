@@ -10,7 +10,6 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
-
 from support.scenes import Front, break_off
 from support.world import SMALL_WINDOW, Client, Server
 
@@ -27,12 +26,16 @@ class Simulation:
         dice = self.dice = random.Random(seed)
         is_small = dice.random() < 0.4
         small = {"events_per_stream": SMALL_WINDOW, "slow_reader_events": 3} if is_small else {}
-        self.front = Front(resume_attempts=dice.choice([0, 1, 3]), completed_seconds=dice.choice([20.0, 600.0]), **small)
+        self.front = Front(
+            resume_attempts=dice.choice([0, 1, 3]), completed_seconds=dice.choice([20.0, 600.0]), **small
+        )
         self.quiet = self.front.clock.pending()
         lost_status = dice.choice([404, 404, 400])
         self.server = Server(self.front.edge, dice, lost_status=lost_status, may_repeat=not is_small)
         serials = count(1)
-        self.clients = [Client(self.front, f"client-{number}", dice, serials) for number in range(dice.choice([1, 2, 3]))]
+        self.clients = [
+            Client(self.front, f"client-{number}", dice, serials) for number in range(dice.choice([1, 2, 3]))
+        ]
         for client in self.clients:
             client.open()
 

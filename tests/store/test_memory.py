@@ -182,6 +182,30 @@ def test_tombstones_are_bounded() -> None:
     assert log.tombstone(call_stream(TOMBSTONES)) is not None
 
 
+def test_an_offset_is_used_up_without_an_entry() -> None:
+    """It costs nothing, moves the stream it is for, and no stream where it is for none."""
+    budget = make_budget()
+    log = MemoryLog(EPOCH, budget)
+    stream = log.open(STANDALONE, ())
+
+    assert (log.mark(stream), log.mark(None)) == (1, 2)
+    assert (stream.last, log.committed) == (1, 2)
+    assert (log.size, budget.used) == (0, 0)
+
+
+def test_an_eviction_is_charged_once() -> None:
+    """A second eviction gives back nothing more."""
+    budget = make_budget()
+    log = MemoryLog(EPOCH, budget)
+    stream, other = log.open(call_stream(1), (1,)), log.open(call_stream(2), (2,))
+    add(log, stream, terminal=True)
+    kept = add(log, other)
+    log.evict(stream)
+    log.evict(stream)
+
+    assert (log.size, budget.used) == (kept, kept + ENTRY_OVERHEAD)
+
+
 # -- age
 
 

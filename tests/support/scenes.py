@@ -7,13 +7,6 @@ fakes, so that a test can always do the same by hand.
 import json as jsonlib
 from typing import Any
 
-from proxy.core import headers as h
-from proxy.core.edge import Request
-from proxy.core.ids import RequestId
-from proxy.downstream.listener import Listener
-from proxy.registry import Registry
-from proxy.relay.session import SessionRelay
-from proxy.upstream.base import Loss
 from support.fakes import (
     ACCEPT_BOTH,
     JSON_TYPE,
@@ -32,6 +25,14 @@ from support.fakes import (
     request_body,
     result_body,
 )
+
+from proxy.core import headers as h
+from proxy.core.edge import Request
+from proxy.core.ids import RequestId
+from proxy.downstream.listener import Listener
+from proxy.registry import Registry
+from proxy.relay.session import SessionRelay
+from proxy.upstream.base import Loss
 
 SETTLE_SECONDS = 20.0
 """Longer than every timer that a closed session may leave to run out."""
@@ -184,7 +185,13 @@ class Front:
         self.listener = Listener(self.registry, make_config(**settings).listen)
 
     def handle(
-        self, method: str, body: bytes = b"", *, path: str = "/mcp", host: str | None = "127.0.0.1:8080", headers: Pairs = ()
+        self,
+        method: str,
+        body: bytes = b"",
+        *,
+        path: str = "/mcp",
+        host: str | None = "127.0.0.1:8080",
+        headers: Pairs = (),
     ) -> FakeSink:
         """Send any request."""
         sink = FakeSink()

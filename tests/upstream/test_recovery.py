@@ -230,11 +230,34 @@ def test_a_place_can_be_given_up(live: bool) -> None:
 
 
 def test_a_ticket_is_good_once() -> None:
-    """Called a second time it does nothing and says so."""
+    """Called a second time, or after it was given up, it does nothing."""
     gone = []
     ticket = Ticket(lambda: gone.append(1), is_live=True)
+    ticket.call()
+    ticket.call()
+    given_up = Ticket(lambda: gone.append(2), is_live=True)
+    given_up.cancel()
+    given_up.call()
 
-    assert (ticket.call(), ticket.call(), gone) == (True, False, [1])
+    assert gone == [1]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_one_that_fails_stops_none_of_the_others(live: bool) -> None:
+    """An error of one session is the event loop's to log; the others of the queue are let go all the same."""
+    world = World(rebuilds_per_second=1.0)
+    world.edge.reachable = True
+
+    def fail() -> None:
+        raise ValueError("one session's")
+
+    world.recovery.wait(fail, live=live)
+    world.wait("b", live=live)
+    with pytest.raises(ValueError, match="one session's"):
+        world.clock.advance(0.1)
+    world.clock.advance(2.0)
+
+    assert world.gone == ["b"]
 
 
 def test_tickets_given_up_do_not_gather() -> None:
