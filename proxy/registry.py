@@ -98,7 +98,8 @@ class Registry:
 
     def end(self) -> None:
         """End every session; calls that still run are told so."""
-        aborted = sum(len(relay.calls) for relay in self._sessions.values()) + len(self.ctx.passing)
+        # By call, not by request id: a batch is one.
+        aborted = sum(len(set(relay.calls.values())) for relay in self._sessions.values()) + len(self.ctx.passing)
         for passing in tuple(self.ctx.passing):
             passing.abandon()
         for relay in tuple(self._sessions.values()):

@@ -446,6 +446,9 @@ class Call:
             data = self._relay.admit(envelope, data, self.generation)
             if resumption.is_resumed and stream.holds(sse.Frame(data, frame.id, frame.event)):
                 return
+        elif envelope.kind is Kind.NOTIFICATION:
+            if resumption.is_resumed and resumption.is_stale(stream, data):
+                return
         elif envelope.kind is Kind.BATCH:
             for member, _ in jsonrpc.split_batch(data):
                 if member.kind is Kind.RESPONSE and member.id is not None:

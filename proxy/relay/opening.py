@@ -92,8 +92,12 @@ class Opening:
     def sink_closed(self) -> None:
         """The client is gone; an upstream session that nobody will use is ended when its id is known."""
         self._sink = None
+        # Nobody waits for it, so a drain does not either; and an upstream that never answers is not heard for ever.
+        self._ctx.passing.discard(self)
         if self._exchange is None:
             self._over()
+        else:
+            self._ctx.clock.call_later(self._ctx.upstream.silence_seconds, self._over)
 
     def sink_drained(self) -> None:
         """Nothing waits for room."""
@@ -103,7 +107,9 @@ class Opening:
         self._ctx.recovery.alive()
         self._status = status
         self._head = headers
-        if status == 200 and h.is_sse(h.get(headers, "Content-Type")):
+        if (h.get(headers, "Content-Encoding") or "identity") != "identity":
+            self._fail("answer_unusable")
+        elif status == 200 and h.is_sse(h.get(headers, "Content-Type")):
             self._decoder = sse.Decoder(self._ctx.upstream.max_message_bytes)
 
     def on_data(self, data: bytes) -> None:

@@ -5,13 +5,17 @@ Invariant: without a usable cursor, or after `resume_attempts` attempts that bro
 """
 
 from proxy.core import headers as h
-from proxy.core import sse
+from proxy.core import jsonrpc, sse
 from proxy.core.cursor import upstream_cursor
 from proxy.core.headers import Headers
+from proxy.core.ids import RequestId
+from proxy.core.replay import Stream
 from proxy.upstream.base import UpstreamRequest
 
 LONGEST_RETRY_SECONDS = 60.0
 """An upstream's `retry` beyond this is not waited for: the client would hear nothing of its call meanwhile."""
+MAX_WINDOW_BYTES = 1 << 40
+"""The window is read back whole; what bounds it is the log."""
 DEFAULT_RETRY_SECONDS = 1.0
 """Waited after a clean end where the upstream named no `retry`, as the official clients do."""
 
@@ -19,12 +23,14 @@ DEFAULT_RETRY_SECONDS = 1.0
 class Resumption:
     """The cursor of one call's upstream stream and what may be done with it."""
 
-    __slots__ = ("_attempts", "_cursor", "_retry_seconds", "is_resumed")
+    __slots__ = ("_attempts", "_cursor", "_progress", "_retry_seconds", "is_resumed")
 
     def __init__(self) -> None:
         self._cursor: str | None = None
         self._retry_seconds = DEFAULT_RETRY_SECONDS
         self._attempts = 0
+        self._progress: dict[RequestId, float] | None = None
+        """The last delivered progress of each token; read from the window when first asked for."""
         self.is_resumed = False
         """Whether the present upstream stream is a resumed one, which may repeat frames."""
 
@@ -35,6 +41,28 @@ class Resumption:
             self._attempts = 0
         if frame.retry is not None:
             self._retry_seconds = min(frame.retry / 1000, LONGEST_RETRY_SECONDS)
+
+    def is_stale(self, stream: Stream, data: bytes) -> bool:
+        """Tell whether a progress notification repeats what *stream* delivered, under another event id.
+
+        "The progress value MUST increase with each notification" (progress, 2025-11-25): one that does not is a
+        repeat, and dropped (semantics 13).
+        """
+        told = jsonrpc.progress_of(data)
+        if told is None:
+            return False
+        if self._progress is None:
+            self._progress = {}
+            for frame in sse.Decoder(MAX_WINDOW_BYTES).feed(b"".join(entry.wire for entry in stream.entries or ())):
+                delivered = jsonrpc.progress_of(frame.data) if frame.data else None
+                if delivered is not None:
+                    self._progress[delivered[0]] = delivered[1]
+        token, value = told
+        last = self._progress.get(token)
+        if last is not None and value <= last:
+            return True
+        self._progress[token] = value
+        return False
 
     @property
     def is_possible(self) -> bool:

@@ -33,7 +33,7 @@ def test_the_steps_come_in_their_order():
     _lost(scene)
     scene.rebuilt("up-2", get_status=200)
 
-    steps = [attempt for attempt in scene.edge.attempts[before + 1 :]]
+    steps = scene.edge.attempts[before + 1 :]
     assert [attempt.rpc or attempt.method for attempt in steps] == [
         "initialize",
         "notifications/initialized",
