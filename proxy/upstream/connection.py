@@ -16,9 +16,13 @@ from proxy.upstream.base import Loss, Receiver
 from proxy.upstream.sockets import OUTGOING_PEER_TIMEOUT_SECONDS, watch_peer
 
 MAX_HEAD_BYTES = 65_536 + 262_144
-"""Bytes received before an answer's head is whole: 64 KiB of head, and one read that may hold the body's beginning."""
+"""Bytes in a row without any of a body: 64 KiB of head or trailer, and one read that may hold the body's beginning."""
 # Answers that have no body whatever their headers say (RFC 9110, 6.4.1); llhttp knows them too.
 _BODILESS = frozenset({204, 304})
+
+
+class _StatusError(Exception):
+    """The status is none: below 100, which would be taken for an announcement that has a body."""
 
 
 class Pool(Protocol):
@@ -79,11 +83,11 @@ class Connection(asyncio.Protocol):
     """One connection: one answer at a time, told to the exchange that owns it."""
 
     __slots__ = (
+        "_bodiless_size",
         "_exchange",
         "_fd",
         "_has_head",
         "_has_length",
-        "_head_size",
         "_headers",
         "_is_complete",
         "_is_informational",
@@ -105,7 +109,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._status = 0
-        self._head_size = 0
+        self._bodiless_size = 0
         self._has_head = False
         self._has_length = False
         self._is_informational = False
@@ -134,15 +138,19 @@ class Connection(asyncio.Protocol):
             # Nobody asked: whatever this is, the next request must not get it.
             self.drop()
             return
-        if not self._has_head or self._is_informational:
-            # The parser has no bound of its own, and announcements (1xx) may go on for ever as well.
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD_BYTES:
-                self._fail("the head is too long")
-                return
+        # The parser has no bound of its own: a header or a trailer, a chunk extension, announcements (1xx) may go on
+        # for ever.
+        self._bodiless_size += len(data)
+        if self._bodiless_size > MAX_HEAD_BYTES:
+            is_behind = self._has_head and not self._is_informational
+            self._fail(f"the {'trailer' if is_behind else 'head'} is too long")
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, _StatusError):
+                self._fail("the status is below 100")
+                return
             # A receiver raised: our own defect, not the upstream's, and the parser hides it.
             self._pool.report({"message": "receiver failed", "exception": error.__context__})
             self._fail("receiver failed")
@@ -198,6 +206,8 @@ class Connection(asyncio.Protocol):
             return
         self._has_head = True
         status = self._status = self._parser.get_status_code()
+        if status < 100:
+            raise _StatusError
         # Asked here: behind the body the parser has forgotten the head.
         self._is_persistent = self._parser.should_keep_alive()
         # 100 and 103 announce; the answer is still to come (RFC 9110, 15.2).
@@ -210,6 +220,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body, freed of its chunk framing."""
+        self._bodiless_size = 0
         exchange = self._exchange
         if exchange is not None and not exchange.is_over and not self._is_complete:
             exchange.receiver.on_data(body)
@@ -242,7 +253,7 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange
         exchange.connection = self
         self._status = 0
-        self._head_size = 0
+        self._bodiless_size = 0
         self._has_head = False
         self._is_complete = False
         self._is_informational = False

@@ -1,13 +1,18 @@
 """The upstream edge over aiohttp's client.
 
-Owns connections to one upstream and translates aiohttp's exceptions into `Loss`, once. Knows no session. Invariant:
-a call is written at most once; whatever happens after a connection existed counts as "may have been read".
+Owns connections to one upstream and translates aiohttp's exceptions into `Loss`, once. Knows no session. Invariants:
+a call is written at most once; whatever happens after a connection existed counts as "may have been read"; bytes that
+nobody asked for never reach the next request.
 """
 
 import asyncio
+import io
+import select
 from collections.abc import Callable
+from typing import Any
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from proxy.config import Upstream
@@ -21,8 +26,10 @@ _NOT_SENT = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientConnectionResetError,
 )
-# LineTooLong and its kin are ValueErrors or ClientErrors, by version.
-_FAILED = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+_LARGE_BODY_BYTES = 1_048_576
+"""From here on aiohttp warns about a body that is bytes."""
+# Whole whatever their headers say, as they have no body (RFC 9110, 6.4.1).
+_BODILESS = frozenset({204, 304})
 
 
 class HttpEdge:
@@ -36,22 +43,21 @@ class HttpEdge:
             sock_connect=config.connect_timeout_seconds,
         )
         # Short idle time: a kept connection that the server closes just as a POST is written is an unknown outcome.
-        self._kept = self._session(keepalive_timeout=config.keepalive_seconds)
-        # aiohttp re-sends a GET or DELETE once when a kept connection dies under it, unasked; on fresh connections
-        # it cannot.
-        self._fresh = self._session(force_close=True)
+        self._kept = self._session(config.keepalive_seconds)
+        self._fresh = self._session(0)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
-    def _session(self, *, keepalive_timeout: float | None = None, force_close: bool = False) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
+    def _session(self, keepalive_seconds: float) -> aiohttp.ClientSession:
+        connector = _Connector(
             # aiohttp's default of 100 would block the 101st open stream without an error.
             limit=0,
-            force_close=force_close,
-            keepalive_timeout=None if force_close else keepalive_timeout,
+            # aiohttp takes a time-out of 0 for its default.
+            force_close=not keepalive_seconds,
+            keepalive_timeout=keepalive_seconds or None,
             socket_factory=connect_socket,
         )
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
             # A shared jar would send one session's cookies with another's requests.
@@ -59,12 +65,16 @@ class HttpEdge:
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )
+        # aiohttp sends a GET or DELETE once more when its connection dies, a new connection too. Who may repeat what
+        # is not decided here; aiohttp's own test client has no other switch either.
+        session._retry_connection = False  # noqa: SLF001
+        return session
 
     def send(self, request: UpstreamRequest, receiver: Receiver) -> Exchange:
         """Begin an exchange."""
-        exchange = _HttpExchange()
+        exchange = _HttpExchange(receiver)
         session = self._fresh if request.fresh else self._kept
-        task = self._loop.create_task(self._run(session, request, receiver, exchange))
+        task = self._loop.create_task(self._run(session, request, exchange))
         # The loop holds tasks weakly; one that nobody holds is collected in the middle of its work.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -75,54 +85,73 @@ class HttpEdge:
         self,
         session: aiohttp.ClientSession,
         request: UpstreamRequest,
-        receiver: Receiver,
         exchange: "_HttpExchange",
     ) -> None:
+        if any(mark in text for pair in request.headers for text in pair for mark in "\r\n\0"):
+            # aiohttp refuses it as well, but with an error that may also mean a half-written request.
+            exchange.lost(Loss.NOT_SENT, "a header value holds a line end or NUL")
+            return
+        body = request.body
         try:
             response = await session.request(
                 request.method,
                 self._url,
-                data=request.body or None,
+                data=(io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body) or None,
                 headers=request.headers,
                 allow_redirects=False,
             )
         except _NOT_SENT as error:
             refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError | ConnectionResetError)
-            receiver.on_lost(Loss.REFUSED if refused else Loss.NOT_SENT, str(error))
+            exchange.lost(Loss.REFUSED if refused else Loss.NOT_SENT, str(error))
             return
-        except _FAILED as error:
-            receiver.on_lost(Loss.BROKEN, f"{type(error).__name__}: {error}")
+        except Exception as error:  # whatever it was, the receiver must hear of it, or waits for ever
+            exchange.lost(Loss.BROKEN, f"{type(error).__name__}: {error}")
             return
+        is_whole = False
         try:
-            await self._read(response, receiver, exchange)
+            is_whole = await self._read(response, exchange)
+        except Exception as error:  # a receiver raised: our own defect, not the upstream's
+            self._loop.call_exception_handler({"message": "receiver failed", "exception": error})
+            exchange.lost(Loss.BROKEN, "receiver failed")
         finally:
             # `close`, not `release`, for what is unfinished: a released stream stays open at the server.
-            if not response.content.at_eof():
+            if not is_whole:
                 response.close()
 
-    async def _read(self, response: aiohttp.ClientResponse, receiver: Receiver, exchange: "_HttpExchange") -> None:
-        try:
-            receiver.on_head(response.status, list(response.headers.items()))
-            content = response.content
-            # A short answer came in one piece with its head: no iterator, no await.
-            if content.is_eof() and not exchange.is_aborted and (data := content.read_nowait()):
-                receiver.on_data(data)
-            async for data in content.iter_any():
-                # A receiver may abort from inside a call, and what is buffered comes without another suspension at
-                # which the cancellation would be raised.
-                if exchange.is_aborted:
-                    return
-                if exchange.gate is not None:
-                    await exchange.gate.wait()
-                receiver.on_data(data)
-        except _FAILED as error:
-            if not exchange.is_aborted:
-                receiver.on_lost(Loss.BROKEN, f"{type(error).__name__}: {error}")
-            return
-        if not exchange.is_aborted:
-            # A body that only ends because the peer closed may be cut: aiohttp reports a clean end for it.
-            headers = response.headers
-            receiver.on_end("Content-Length" in headers or "Transfer-Encoding" in headers)
+    async def _read(self, response: aiohttp.ClientResponse, exchange: "_HttpExchange") -> bool:
+        """Tell the answer; return whether it is whole and its connection can be used again."""
+        if response.status < 200:
+            # Another protocol begins here (101), or no status at all; what follows is no body.
+            exchange.lost(Loss.BROKEN, f"status {response.status}")
+            return False
+        receiver, content = exchange.receiver, response.content
+        receiver.on_head(response.status, list(response.headers.items()))
+        # A short answer came in one piece with its head: no await.
+        if content.is_eof() and not exchange.is_over and (data := content.read_nowait()):
+            receiver.on_data(data)
+        while True:
+            try:
+                data = await content.readany()
+            except Exception as error:  # as above; what a receiver raises does not pass here
+                exchange.lost(Loss.BROKEN, f"{type(error).__name__}: {error}")
+                return False
+            # A receiver may abort from inside a call, and what is buffered comes without another suspension at
+            # which the cancellation would be raised.
+            if exchange.is_over:
+                return False
+            if not data:
+                break
+            if exchange.gate is not None:
+                await exchange.gate.wait()
+            receiver.on_data(data)
+        # A body that only ends because the peer closed may be cut: aiohttp reports a clean end for it.
+        coding = response.headers.get("Transfer-Encoding")
+        if coding is not None and not coding.lower().endswith("chunked"):
+            exchange.lost(Loss.BROKEN, "a transfer coding that nobody asked for")
+            return False
+        exchange.is_over = True
+        receiver.on_end(coding is not None or "Content-Length" in response.headers or response.status in _BODILESS)
+        return True
 
     def reach(self, done: Callable[[bool], None]) -> None:
         """Find out whether a connection can be made, without a request."""
@@ -150,19 +179,49 @@ class HttpEdge:
         await self._fresh.close()
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Keeps connections, and uses none again on which anything has arrived unasked.
+
+    aiohttp looks whether a kept connection is open, not whether bytes wait on it: they would be the next answer.
+    """
+
+    async def _get(self, key: Any, traces: list[Any]) -> Any:
+        for protocol, _ in self._conns.get(key, ()):
+            if protocol.should_close or not _is_quiet(protocol):
+                protocol.close()
+        return await super()._get(key, traces)
+
+
+def _is_quiet(protocol: ResponseHandler) -> bool:
+    """Tell whether nothing waits to be read, not even the end: asked of the kernel, as the loop may be late."""
+    sock = protocol.transport.get_extra_info("socket") if protocol.transport is not None else None
+    if sock is None or sock.fileno() < 0:
+        return False
+    poller = select.poll()
+    poller.register(sock.fileno(), select.POLLIN)
+    return not poller.poll(0)
+
+
 class _HttpExchange:
     """One request under way. Fulfils `upstream.base.Exchange`."""
 
-    __slots__ = ("gate", "is_aborted", "task")
+    __slots__ = ("gate", "is_over", "receiver", "task")
 
-    def __init__(self) -> None:
-        self.is_aborted = False
+    def __init__(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+        self.is_over = False
         self.task: asyncio.Task[None] | None = None
         self.gate: asyncio.Event | None = None
 
+    def lost(self, loss: Loss, detail: str) -> None:
+        """End without a whole answer."""
+        if not self.is_over:
+            self.is_over = True
+            self.receiver.on_lost(loss, detail)
+
     def abort(self) -> None:
         """Cut it; the receiver hears nothing any more."""
-        self.is_aborted = True
+        self.is_over = True
         if self.task is not None:
             self.task.cancel()
 

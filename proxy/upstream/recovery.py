@@ -83,7 +83,7 @@ class Recovery:
         if self._down_since is None:
             self._down_since = self._clock.now()
             if self._observer.is_active:
-                self._observer.upstream_lost(UpstreamLost(upstream=self._config.name, reason="refused"))
+                self._observer.upstream_lost(UpstreamLost(upstream=self._config.name, reason="unreachable"))
 
     def alive(self) -> None:
         """Note that the upstream answered a request: the next outage starts with short waits again."""

@@ -434,3 +434,19 @@ def test_the_session_survives_any_number_of_rebuilds():
         assert sink.json()["id"] == number
         assert scene.relay.session.binding.generation == number
     assert scene.relay.session.binding.state is BindingState.BOUND
+
+
+def test_a_question_is_answered_once():
+    """A second answer to the same request of a rebuilt session goes nowhere."""
+    scene = Scene()
+    scene.listening()
+    _lost(scene)
+    scene.rebuilt(get_status=200)
+    scene.edge.one(method="GET").frame(server_request(1))
+    scene.respond(1)
+    before = len(scene.edge.attempts)
+    second = scene.respond(1)
+
+    assert second.status == 202
+    assert len(scene.edge.attempts) == before
+    assert len(scene.observer.of("answer_dropped")) == 1

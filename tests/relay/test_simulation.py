@@ -13,9 +13,9 @@ import pytest
 from support.scenes import Front, break_off
 from support.world import SMALL_WINDOW, Client, Server
 
-SEEDS = 400
+SEEDS = 1000
 GROUPS = 8
-STEPS = 120
+STEPS = 200
 LONGEST_SECONDS = 400.0
 
 
@@ -27,8 +27,12 @@ class Simulation:
         is_small = dice.random() < 0.4
         small = {"events_per_stream": SMALL_WINDOW, "slow_reader_events": 3} if is_small else {}
         self.front = Front(
-            resume_attempts=dice.choice([0, 1, 3]), completed_seconds=dice.choice([20.0, 600.0]), **small
+            resume_attempts=dice.choice([0, 1, 3]),
+            completed_seconds=dice.choice([20.0, 600.0]),
+            upstream_idle_seconds=dice.choice([30.0, 1800.0]),
+            **small,
         )
+        self.faults = dice.choice([0.0, 0.01, 0.04])
         self.quiet = self.front.clock.pending()
         lost_status = dice.choice([404, 404, 400])
         self.server = Server(self.front.edge, dice, lost_status=lost_status, may_repeat=not is_small)
@@ -53,14 +57,14 @@ class Simulation:
         chance = dice.random()
         if chance < 0.36:
             self._serve()
-        elif chance < 0.52:
+        elif chance < 0.6:
             self._stream()
-        elif chance < 0.56:
+        elif chance < 0.6 + self.faults:
             self._fault()
-        elif chance < 0.66:
-            self.front.clock.advance(dice.choice([0.0, 0.05, 0.3, 1.0, 1.0, 3.0, 12.0, 40.0]))
+        elif chance < 0.72:
+            self.front.clock.advance(dice.choice([0.0, 0.05, 0.3, 0.3, 1.0, 1.0, 3.0, 3.0, 12.0, 40.0]))
         else:
-            if not server.is_up and dice.random() < 0.2:
+            if not server.is_up and dice.random() < 0.3:
                 server.rise()
             self._act(dice.choice(self.clients))
 
@@ -72,7 +76,7 @@ class Simulation:
 
     def _stream(self) -> None:
         server, dice = self.server, self.dice
-        if server.running and dice.random() < 0.7:
+        if server.running and dice.random() < 0.5:
             call = dice.choice(server.running)
             if call.attempt is not None and call.attempt.is_open and dice.random() < 0.15:
                 call.attempt.end() if dice.random() < 0.5 else break_off(call.attempt)
@@ -113,7 +117,7 @@ class Simulation:
         known = [call for call in client.pending if call.last_id is not None]
         actions: list[tuple[float, bool, Callable[[], None]]] = [
             (4, len(client.pending) < 6, client.call),
-            (2, True, client.listen),
+            (1 if client.is_listening else 6, True, client.listen),
             (3, bool(client.live), lambda: client.cut(dice.choice(client.live))),
             (4, bool(client.adrift), lambda: client.resume(dice.choice(client.adrift))),
             (1, bool(known), lambda: client.resume(dice.choice(known))),

@@ -144,7 +144,8 @@ class Server:
         self._made += 1
         client = attempt.message["params"]["clientInfo"]["name"]
         session = ServerSession(f"up-{self._made}", client, has_ids=self.dice.random() < 0.6)
-        body = initialize_answer(request_id=attempt.message["id"], tools=True)
+        version = attempt.message["params"]["protocolVersion"]
+        body = initialize_answer(version, request_id=attempt.message["id"], tools=True)
 
         def verb() -> None:
             self.sessions[session.id] = session
@@ -389,6 +390,7 @@ class Client:
         self.name = name
         self.dice = dice
         self.serials = serials
+        self.version = dice.choice(["2025-11-25", "2025-11-25", "2025-06-18"])
         self.session_id: str | None = None
         self.is_over = False
         self.calls: list[ClientCall] = []
@@ -406,7 +408,7 @@ class Client:
     def open(self) -> None:
         """Send `initialize`."""
         params = {
-            "protocolVersion": "2025-11-25",
+            "protocolVersion": self.version,
             "capabilities": {},
             "clientInfo": {"name": self.name, "version": "1"},
         }

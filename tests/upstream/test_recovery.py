@@ -286,7 +286,7 @@ def test_an_outage_is_told_once_at_each_end() -> None:
     world.recovery.alive()
 
     assert world.observer.told == [
-        ("upstream_lost", UpstreamLost(upstream="files", reason="refused")),
+        ("upstream_lost", UpstreamLost(upstream="files", reason="unreachable")),
         ("upstream_recovered", UpstreamRecovered(upstream="files", waited_seconds=2.5)),
     ]
 
