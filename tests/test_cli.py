@@ -179,9 +179,7 @@ def test_an_address_in_use_is_a_configuration_error(
     monkeypatch.setattr(sys.modules["proxy.app"], "run", run)
 
     assert cli.main([]) == 2
-    assert capsys.readouterr().err == (
-        "mcp-session-proxy: error: --listen: listen.address: 127.0.0.1:1 is in use\n"
-    )
+    assert capsys.readouterr().err == ("mcp-session-proxy: error: --listen: listen.address: 127.0.0.1:1 is in use\n")
 
 
 def test_interrupt_is_quiet(

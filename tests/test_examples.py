@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
 from support import envs
 from support.processes import Process, free_port
 from support.servers import PythonServer

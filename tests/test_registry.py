@@ -1,6 +1,13 @@
 """The sessions of a process: opened, found, bounded, swept, drained and ended."""
 
 import pytest
+
+from proxy.core import headers as h
+from proxy.core.idmap import Bound
+from proxy.core.session import BindingState, CloseReason, SessionState
+from proxy.observe.hooks import NOOP, Drained, SessionClosed, SessionOpened
+from proxy.registry import SWEEP_SECONDS, Registry
+from proxy.relay.opening import Opening
 from support.fakes import (
     FakeSink,
     initialize_body,
@@ -11,13 +18,6 @@ from support.fakes import (
     post,
     request_body,
 )
-
-from proxy.core import headers as h
-from proxy.core.idmap import Bound
-from proxy.core.session import BindingState, CloseReason, SessionState
-from proxy.observe.hooks import NOOP, Drained, SessionClosed, SessionOpened
-from proxy.registry import SWEEP_SECONDS, Registry
-from proxy.relay.opening import Opening
 
 
 def test_an_opened_session_is_found_by_its_own_id() -> None:

@@ -13,11 +13,11 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from multidict import CIMultiDict
 
 from proxy.config import Listen
-from proxy.core.edge import Request, Sink, Watcher
+from proxy.core.edge import Request, Sink, Watcher, answer
 from proxy.core.headers import Headers
 from proxy.relay import replies
 from proxy.upstream.sockets import watch_peer
@@ -26,6 +26,11 @@ HIGH_WATER_BYTES = 65_536
 """Bytes that may wait behind a write that the client does not take; the transport and the kernel hold about as much."""
 BURST_BYTES = 1_048_576
 """Bytes that may gather in one turn of the loop, before the first write could show whether the client takes them."""
+
+PRODUCT = "mcp-session-proxy"
+"""What answers name as their server; aiohttp would name itself and its version."""
+# What aiohttp undoes by itself (or refuses, where a library is missing): the body is plain then, and must not say else.
+_DECODED = frozenset({"gzip", "deflate", "br", "zstd"})
 
 Handle = Callable[[Request, Sink], None]
 
@@ -95,7 +100,14 @@ class HttpServer:
         except TimeoutError:
             replies.report(sink, "body_timeout")
             return await sink.drive()
-        self._handle(Request(request.method, request.raw_path, list(request.headers.items()), body), sink)
+        except RequestPayloadError:
+            headers = [("Content-Type", "text/plain"), ("Connection", "close")]
+            answer(sink, 400, headers, b"the request's body cannot be decoded\n")
+            return await sink.drive()
+        pairs = list(request.headers.items())
+        if request.headers.get("Content-Encoding", "").lower() in _DECODED:
+            pairs = [pair for pair in pairs if pair[0].lower() != "content-encoding"]
+        self._handle(Request(request.method, request.raw_path, pairs, body), sink)
         try:
             return await sink.drive()
         except BaseException:  # whatever ends the handler, nobody reads the sink any more
@@ -215,8 +227,7 @@ class _HttpSink:
         while not self._status and not self._is_aborted:
             await self._woken()
         headers: CIMultiDict[str] = CIMultiDict(self._headers)
-        # aiohttp would name itself and its version.
-        headers.setdefault("Server", "mcp-session-proxy")
+        headers.setdefault("Server", PRODUCT)
         if self._is_finished:
             whole = web.Response(status=self._status, headers=headers, body=b"".join(self._parts) or None)
             if headers.get("Connection") == "close":
@@ -298,6 +309,18 @@ class _Connection(RequestHandler):
         super().data_received(data)
         if self._head_timer is None and self._current_request is None and not self._messages:
             self._await_head()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, or what our own defect left without an answer."""
+        response = super().handle_error(request, status, exc, message)
+        response.headers["Server"] = PRODUCT
+        return response
 
     def _await_head(self) -> None:
         self._head_timer = asyncio.get_running_loop().call_later(self._head_timeout, self.force_close)

@@ -49,7 +49,7 @@ class Inbox:
                 self._drop_answer()
                 replies.accepted(self._sink)
             else:
-                self._deliver(answered[1], answered[0])
+                self._deliver(answered[1], answered[0], may_repeat=False)
         elif kind is Kind.BATCH and self._relay.session.revision.has_batches:
             self._batch()
         else:
@@ -76,7 +76,7 @@ class Inbox:
         if ids:
             self._call(ids, None, body, can_stream=False)
         elif kept:
-            self._deliver(body, only_in)
+            self._deliver(body, only_in, may_repeat=False)
         else:
             replies.accepted(self._sink)
 
@@ -124,16 +124,17 @@ class Inbox:
                 replies.accepted(self._sink)
                 return
             only_in = call.generation
-        self._deliver(self._request.body, only_in)
+        self._deliver(self._request.body, only_in, may_repeat=True)
 
-    def _deliver(self, body: bytes, only_in: Generation | None) -> None:
+    def _deliver(self, body: bytes, only_in: Generation | None, *, may_repeat: bool) -> None:
         """Take responsibility for a notification or response, within the bound of calls."""
         relay = self._relay
         if len(relay.notes) >= relay.ctx.session.max_calls:
             relay.dropped("too_many_notifications", self._correlation_id)
             replies.accepted(self._sink)
         else:
-            Note(relay, body, self._headers, self._correlation_id, self._sink, only_in).begin()
+            note = Note(relay, body, self._headers, self._correlation_id, self._sink, only_in, may_repeat=may_repeat)
+            note.begin()
 
     # -- responses to server requests
 

@@ -41,6 +41,7 @@ class Note:
         "_exchange",
         "_headers",
         "_is_done",
+        "_may_repeat",
         "_only_in",
         "_patience",
         "_pause",
@@ -59,6 +60,8 @@ class Note:
         correlation_id: str,
         sink: Sink,
         only_in: Generation | None,
+        *,
+        may_repeat: bool,
     ) -> None:
         self._relay = relay
         self._body = body
@@ -67,6 +70,8 @@ class Note:
         self._sink: Sink | None = sink
         self._only_in = only_in
         """The generation this message belongs to, None when any upstream session may have it."""
+        self._may_repeat = may_repeat
+        """Whether delivering it twice is harmless: a notification, but never the answer to a server request."""
         self.generation = Generation(0)
         self._carried_id = False
         self._rebuilt = False
@@ -169,8 +174,11 @@ class Note:
             self._again("gone")
         elif outcome is Outcome.BAD:
             relay.probe.confirm(self.generation, self._probed)
-        elif self._status >= 500:
+        elif outcome is Outcome.UNAVAILABLE and self._may_repeat:
             self._retry(f"http_{self._status}")
+        elif self._status >= 500:
+            # It may have been taken; a second delivery is no remedy, and a 5xx would end some clients.
+            self._drop(f"http_{self._status}")
         elif outcome is Outcome.REDIRECTED:
             self._drop("redirected")
         else:

@@ -87,6 +87,7 @@ class Opening:
 
     def _send(self) -> None:
         if not self._is_over:
+            self._patience.end()
             self._exchange = self._ctx.edge.send(UpstreamRequest("POST", self._headers, self._body), self)
 
     def sink_closed(self) -> None:

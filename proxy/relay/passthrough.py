@@ -124,6 +124,7 @@ class Passthrough:
         """Send it."""
         if self._is_over:
             return
+        self._patience.end()
         headers = self._headers
         if self._relay is not None:
             binding = self._relay.session.binding

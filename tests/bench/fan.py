@@ -11,8 +11,9 @@ import time
 from typing import Final, cast
 
 from load import CONNECTIONS, GRACE_SECONDS, Meter, churn, connected, open_sessions, run
-from upstream import broadcast
 from wire import ChunkedBody, LoadError, Script, Target, refuse
+
+from upstream import broadcast
 
 EMIT_WINDOW: Final = 2
 """Rounds of events under way at once: enough to keep a proxy busy, too few to be delivered in blocks."""
@@ -131,9 +132,7 @@ async def open_streams(target: Target, fan: Fan, sessions: list[bytes], first: i
 
     async def open_one(session: bytes) -> None:
         request = target.bare(b"GET", session)
-        streams.append(
-            (await loop.create_connection(lambda: Stream(fan, request, first), target.host, target.port))[1]
-        )
+        streams.append((await loop.create_connection(lambda: Stream(fan, request, first), target.host, target.port))[1])
         await asyncio.wait_for(streams[-1].open, GRACE_SECONDS)
 
     for at in range(0, len(sessions), OPENING_STREAMS):

@@ -14,8 +14,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
-from upstream import BIG_RESULT, PROGRESS_EVENTS, RESULT, REVISION, SERVER, progress, response, response_start
 from wire import Connection, LoadError, Reply, Script, Target, header, refuse
+
+from upstream import BIG_RESULT, PROGRESS_EVENTS, RESULT, REVISION, SERVER, progress, response, response_start
 
 T = TypeVar("T")
 

@@ -58,9 +58,7 @@ def start(
     command: Sequence[str], cpu: int, log: TextIO, *, cwd: Path | None = None, piped: bool = False
 ) -> subprocess.Popen[str]:
     """Start a command on one CPU; its output goes to `log`, standard output to a pipe if asked."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith("MCP_SESSION_PROXY__")
-    }
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MCP_SESSION_PROXY__")}
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})  # inherited from the first instruction, so that no thread escapes it
     try:

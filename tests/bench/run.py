@@ -153,13 +153,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     keys = [workload.key for workload in WORKLOADS]
     parser = argparse.ArgumentParser(description="Measure the proxy beside nginx.")
-    parser.add_argument(
-        "--quick", action="store_true", help="a smoke run: small and short, figures mean little"
-    )
+    parser.add_argument("--quick", action="store_true", help="a smoke run: small and short, figures mean little")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of the closed loops")
-    parser.add_argument(
-        "--fresh-rounds", type=int, default=3, help="rounds of what needs a new process each time"
-    )
+    parser.add_argument("--fresh-rounds", type=int, default=3, help="rounds of what needs a new process each time")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
     parser.add_argument("--streams", type=int, default=1000, help="open streams in fan_out")
     parser.add_argument("--sessions", type=int, default=5000, help="sessions without a stream")
@@ -172,9 +168,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="NAME=COMMAND",
         help="one more, with {port} and {upstream_port}",
     )
-    parser.add_argument(
-        "--json", type=Path, default=BUILD / "bench.json", help="where the figures are written"
-    )
+    parser.add_argument("--json", type=Path, default=BUILD / "bench.json", help="where the figures are written")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.fresh_rounds, options.seconds = 1, 1, 0.5
@@ -204,9 +198,7 @@ def report(bench: Bench, before: dict[str, Any]) -> None:
     print(table(rows, {"streams": options.streams, "sessions": options.sessions}))
     load = before["load_average"][0]
     if load > QUIET_LOAD:
-        print(
-            f"\nThe machine was busy before (load average {load:.1f}). Where the load gets less of its CPU,"
-        )
+        print(f"\nThe machine was busy before (load average {load:.1f}). Where the load gets less of its CPU,")
         print("nginx wakes for each call alone and takes more CPU for it: the ratios come out too low.")
 
 

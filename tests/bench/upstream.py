@@ -26,9 +26,7 @@ BIG_BYTES: Final = 1 << 20
 PROGRESS_EVENTS: Final = 3
 MAX_HEAD_BYTES: Final = 32768
 
-RESULT: Final = (
-    b'{"content":[{"type":"text","text":"' + b"the quick brown fox jumps over the lazy dog " * 3 + b'"}]}'
-)
+RESULT: Final = b'{"content":[{"type":"text","text":"' + b"the quick brown fox jumps over the lazy dog " * 3 + b'"}]}'
 BIG_RESULT: Final = b'{"content":[{"type":"text","text":"' + b"x" * BIG_BYTES + b'"}]}'
 SERVER: Final = (
     b'{"protocolVersion":"%b","capabilities":{"tools":{"listChanged":true},"logging":{}},'
@@ -183,9 +181,7 @@ class Connection(asyncio.Protocol):
         self.route(line[0], path, query, headers, body)
         return True
 
-    def route(
-        self, method: bytes, path: bytes, query: bytes, headers: dict[bytes, bytes], body: bytes
-    ) -> None:
+    def route(self, method: bytes, path: bytes, query: bytes, headers: dict[bytes, bytes], body: bytes) -> None:
         """Hand one request to what answers it."""
         session = headers.get(b"mcp-session-id")
         write = self.transport.write
@@ -258,9 +254,7 @@ class Connection(asyncio.Protocol):
 
     def tool_sse(self, request_id: bytes, token: bytes) -> None:
         """Answer with a priming event, progress, the result."""
-        self.stream(
-            [progress(token, step) for step in range(1, PROGRESS_EVENTS + 1)] + [response(request_id, RESULT)]
-        )
+        self.stream([progress(token, step) for step in range(1, PROGRESS_EVENTS + 1)] + [response(request_id, RESULT)])
 
     def tool_big_event(self, request_id: bytes, token: bytes) -> None:
         """Answer with a priming event and a 1 MiB event."""
@@ -275,10 +269,7 @@ class Connection(asyncio.Protocol):
         self.busy = True
         name = next(self.server.numbers)
         soon = asyncio.get_running_loop().call_soon
-        steps = [
-            chunk(b"event: message\nid: c%d-%d\ndata: %b\n\n" % (name, n, m))
-            for n, m in enumerate(messages, 1)
-        ]
+        steps = [chunk(b"event: message\nid: c%d-%d\ndata: %b\n\n" % (name, n, m)) for n, m in enumerate(messages, 1)]
         steps[-1] += LAST_CHUNK
         rest = iter(steps)
         last = len(steps)
@@ -330,9 +321,7 @@ def parse_head(head: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
     headers = {name.lower(): value for name, value in pairs}
     if len(headers) != len(pairs):
         names = [name.lower() for name, _ in pairs]
-        if any(
-            names.count(name) > 1 for name in (b"content-length", b"transfer-encoding", b"mcp-session-id")
-        ):
+        if any(names.count(name) > 1 for name in (b"content-length", b"transfer-encoding", b"mcp-session-id")):
             raise BadRequestError("duplicate header")
     return line, headers
 

@@ -284,9 +284,7 @@ class Driver:
     async def serve(self) -> None:
         """Obey lines until stdin ends; then stop without closing the session."""
         reader = asyncio.StreamReader(limit=64 * 2**20)
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-        )
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         emit("ready", sdk=version("mcp"))
         async for line in reader:
             members = json.loads(line)
@@ -320,9 +318,7 @@ def described(http: Any, protocol: str, server: Any, capabilities: Any) -> dict[
 
 
 @asynccontextmanager
-async def open_v1(
-    driver: Driver, url: str, mode: str, headers: dict[str, str]
-) -> AsyncIterator[tuple[Any, Any]]:
+async def open_v1(driver: Driver, url: str, mode: str, headers: dict[str, str]) -> AsyncIterator[tuple[Any, Any]]:
     """Open a session of the 1.x line, which knows the old handshake alone."""
     if mode != "legacy":
         raise ValueError(f"the 1.x line has no mode {mode}")
@@ -340,9 +336,7 @@ async def open_v1(
 
 
 @asynccontextmanager
-async def open_v2(
-    driver: Driver, url: str, mode: str, headers: dict[str, str]
-) -> AsyncIterator[tuple[Any, Any]]:
+async def open_v2(driver: Driver, url: str, mode: str, headers: dict[str, str]) -> AsyncIterator[tuple[Any, Any]]:
     """Open a session of the 2.x line in either era."""
     async with http_client(headers) as http:
         transport = streamable_http_client(url, http_client=http)

@@ -87,9 +87,7 @@ async def list_prompts(ctx: Any, params: Any) -> Json:
             {
                 "name": name,
                 "description": f"Conformance: {name}",
-                "arguments": [
-                    {"name": argument, "description": argument, "required": True} for argument in arguments
-                ],
+                "arguments": [{"name": argument, "description": argument, "required": True} for argument in arguments],
             }
             for name, (arguments, _) in PROMPTS.items()
         ]

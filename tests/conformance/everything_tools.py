@@ -51,8 +51,7 @@ ELICITED = {
         "titledSingle": {
             "type": "string",
             "oneOf": [
-                {"const": f"value{n}", "title": f"{word} Option"}
-                for n, word in enumerate(("First", "Second"), 1)
+                {"const": f"value{n}", "title": f"{word} Option"} for n, word in enumerate(("First", "Second"), 1)
             ],
         },
         "legacyEnum": {
@@ -68,8 +67,7 @@ ELICITED = {
             "type": "array",
             "items": {
                 "anyOf": [
-                    {"const": f"value{n}", "title": f"{word} Choice"}
-                    for n, word in enumerate(("First", "Second"), 1)
+                    {"const": f"value{n}", "title": f"{word} Choice"} for n, word in enumerate(("First", "Second"), 1)
                 ]
             },
         },
@@ -105,9 +103,7 @@ async def with_progress(ctx: Any, arguments: Json) -> Json:
 
 async def sampling(ctx: Any, arguments: Json) -> Json:
     """Ask the client for a sample and repeat it."""
-    prompt = types.SamplingMessage(
-        role="user", content=types.TextContent(type="text", text=arguments["prompt"])
-    )
+    prompt = types.SamplingMessage(role="user", content=types.TextContent(type="text", text=arguments["prompt"]))
     reply = await ctx.session.create_message([prompt], max_tokens=100, related_request_id=ctx.request_id)
     return text(f"LLM response: {reply.content.text}")
 
@@ -267,13 +263,7 @@ TOOLS: dict[str, tuple[Json, Tool]] = {
     "test_embedded_resource": (
         NOTHING,
         fixed(
-            {
-                "content": [
-                    embedded(
-                        "test://embedded-resource", "text/plain", "This is an embedded resource content."
-                    )
-                ]
-            }
+            {"content": [embedded("test://embedded-resource", "text/plain", "This is an embedded resource content.")]}
         ),
     ),
     "test_multiple_content_types": (

@@ -54,9 +54,7 @@ def run(bed: NodeBed, suite: Suite, url: str) -> dict[str, Checks]:
     with tempfile.TemporaryDirectory(prefix="conformance-") as directory:
         command = [*bed.conformance(suite.package), "server", "--url", url, *suite.selection, "-o", directory]
         with Process(f"conformance {suite.name}", command) as process:
-            process.wait_exit(
-                RUN_TIMEOUT_SECONDS
-            )  # its exit code says what the checks say, but of all at once
+            process.wait_exit(RUN_TIMEOUT_SECONDS)  # its exit code says what the checks say, but of all at once
         return {
             TIMESTAMP.sub("", found.parent.name.removeprefix("server-")): read(found)
             for found in Path(directory).glob("*/checks.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import suite
+
 from support import envs, node
 from support.processes import Process
 from support.proxy_process import ProxyProcess
@@ -55,9 +56,7 @@ def ran(bed: node.NodeBed, urls: tuple[str, str]) -> Callable[[str], Run]:
 
 
 @pytest.mark.parametrize(("name", "scenario"), suite.listed())
-def test_a_scenario_does_no_worse_through_the_proxy(
-    ran: Callable[[str], Run], name: str, scenario: str
-) -> None:
+def test_a_scenario_does_no_worse_through_the_proxy(ran: Callable[[str], Run], name: str, scenario: str) -> None:
     """What the server passes by itself it passes behind the proxy."""
     direct, through = ran(name)
 
@@ -92,9 +91,7 @@ def test_every_scenario_of_the_suite_is_listed(ran: Callable[[str], Run], name: 
         (None, "SUCCESS", False),
     ],
 )
-def test_a_regression_is_told_from_a_difference(
-    direct: str | None, through: str | None, is_worse: bool
-) -> None:
+def test_a_regression_is_told_from_a_difference(direct: str | None, through: str | None, is_worse: bool) -> None:
     """A check that is worse, or not reached any more, is a regression; one that is better or new is not."""
     before = {} if direct is None else {"check": (direct, "")}
     after = {} if through is None else {"check": (through, "")}

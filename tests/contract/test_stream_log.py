@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import pytest
-from support.fakes import FakeClock, make_config
 
 from proxy.core import sse
 from proxy.core.cursor import Cursor, parse
@@ -11,6 +10,7 @@ from proxy.core.ids import STANDALONE, Epoch, Offset, call_stream
 from proxy.core.replay import StreamState
 from proxy.store.base import StreamLog
 from proxy.store.memory import Budget, MemoryLog
+from support.fakes import FakeClock, make_config
 
 EPOCH = Epoch("0123456789ab")
 C1, C2 = call_stream(1), call_stream(2)

@@ -1,9 +1,9 @@
 """The downstream edge's one function: a whole answer through a sink."""
 
 import pytest
-from support.fakes import JSON_TYPE, FakeSink
 
 from proxy.core.edge import Request, answer
+from support.fakes import JSON_TYPE, FakeSink
 
 
 @pytest.mark.parametrize("body", [b'{"jsonrpc":"2.0"}', b""])

@@ -121,9 +121,7 @@ def test_a_response_keeps_its_headers():
     assert h.forward_response([("content-length", "3"), *kept, ("mcp-session-id", "up")]) == kept
 
 
-NAMES = st.sampled_from(
-    [name for name, _ in HOP_BY_HOP] + ["Host", "A", "B", "X-Forwarded-For", "Content-Length"]
-)
+NAMES = st.sampled_from([name for name, _ in HOP_BY_HOP] + ["Host", "A", "B", "X-Forwarded-For", "Content-Length"])
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from(["a", "b", "close", "a, host", ""]))))

@@ -246,9 +246,7 @@ def test_texts_of_params_are_read():
 
 def test_the_proposal_of_a_client_is_read():
     """The proposed version is found, or told as missing."""
-    assert (
-        j.initialize_params(body(params={"protocolVersion": "v", "capabilities": {}})).protocol_version == "v"
-    )
+    assert j.initialize_params(body(params={"protocolVersion": "v", "capabilities": {}})).protocol_version == "v"
     assert j.initialize_params(body(params={})).protocol_version is None
     assert j.initialize_params(b"x").protocol_version is None
 
@@ -263,9 +261,7 @@ def test_the_promises_of_a_server_are_read():
         "logging": {"logging": {}},
     }
     for flag, capabilities in flags.items():
-        result = j.initialize_result(
-            body(id=1, result={"protocolVersion": "v", "capabilities": capabilities})
-        )
+        result = j.initialize_result(body(id=1, result={"protocolVersion": "v", "capabilities": capabilities}))
 
         assert {name for name in flags if getattr(result, name)} == {flag}
 
@@ -322,10 +318,7 @@ def write(value, draw):
     """Write a value as JSON, with blanks and escapes anywhere they are legal."""
     gap = lambda: draw(BLANKS)  # noqa: E731
     if isinstance(value, Pairs):
-        members = (
-            gap() + escape(name, draw) + gap() + ":" + gap() + write(item, draw) + gap()
-            for name, item in value
-        )
+        members = (gap() + escape(name, draw) + gap() + ":" + gap() + write(item, draw) + gap() for name, item in value)
         return "{" + (",".join(members) or gap()) + "}"
     if isinstance(value, list):
         return "[" + (",".join(gap() + write(item, draw) + gap() for item in value) or gap()) + "]"

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from support.fakes import make_handshake
 
 from proxy.core.ids import Generation, SessionId
 from proxy.core.revision import for_session
@@ -28,6 +27,7 @@ from proxy.core.session import (
     rest,
 )
 from proxy.errors import IllegalTransition
+from support.fakes import make_handshake
 
 B, E, C = BindingState, BindingEvent, Command
 PAIRS = list(product(BindingState, BindingEvent))

@@ -1,10 +1,10 @@
 """What comes before any session: path, Host, Origin, method, headers, and who a request is for."""
 
 import pytest
-from support.fakes import FakeSink, initialize_answer, initialize_body, request_body
-from support.scenes import Front, reason
 
 from proxy.core import headers as h
+from support.fakes import FakeSink, initialize_answer, initialize_body, request_body
+from support.scenes import Front, reason
 
 GET = [("Accept", "text/event-stream")]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from support.proxy_process import ProxyProcess
 from support.raw import Cut, RawConnection, RawSession
 from support.scripted import JSON_HEAD, SSE_HEAD, UNASKED, Scripted, notification, script

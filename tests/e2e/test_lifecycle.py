@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.processes import Process
 from support.proxy_process import ProxyProcess
 from support.raw import Frame, RawConnection, RawSession, Stream

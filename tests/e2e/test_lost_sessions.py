@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from support.proxy_process import ProxyProcess
 from support.raw import RawConnection, RawSession
 from support.scripted import JSON_HEAD, Scripted, script

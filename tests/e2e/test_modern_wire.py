@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from support.proxy_process import ProxyProcess
 from support.raw import ACCEPT_BOTH, Head, Pairs, RawConnection, RawSession
 from support.scripted import JSON_HEAD, SSE_HEAD, Scripted, script

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import pytest
+
 from support.clients import Client, Event, OpError, text_of
 from support.proxy_process import ProxyProcess
 from support.servers import PythonServer
@@ -112,9 +113,7 @@ async def assert_subscription_is_live(client: Client, resyncs: int, after: int) 
     await until(lambda: updates(client, after) == resyncs, f"{resyncs} resynced update(s)")
     for touch in (1, 2):
         await client.call("touch_resource", uri=URI)
-        await until(
-            lambda told=resyncs + touch: updates(client, after) >= told, f"update after touch {touch}"
-        )
+        await until(lambda told=resyncs + touch: updates(client, after) >= told, f"update after touch {touch}")
     await client.call("echo", text="a round trip for whatever came twice")
 
     assert updates(client, after) == resyncs + 2
@@ -158,9 +157,7 @@ async def test_a_session_outlives_servers_that_are_killed_while_idle(bed: Bed, l
         await assert_subscription_is_live(client, resyncs=1, after=mark)
 
         bed.server.kill()
-        added = await client.send(
-            "call", tool="add", args={"a": 1, "b": 2}
-        )  # waits for the server to come back
+        added = await client.send("call", tool="add", args={"a": 1, "b": 2})  # waits for the server to come back
         before = len(bed.server.executed("add"))
         bed.server.start()
         assert text_of(await client.result(added)) == "3"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from support import node
 from support.clients import Client, Event, OpError, text_of
 from support.everything import EverythingServer
@@ -286,9 +287,7 @@ async def test_a_modern_call_whose_server_is_killed_ends_in_an_error(bed: Bed, l
         assert "heard" in await call(client, bed.kind.echo)
 
 
-@pytest.mark.parametrize(
-    ("bed", "handshakes"), [("python", 0), ("everything", 1)], indirect=["bed"], scope="module"
-)
+@pytest.mark.parametrize(("bed", "handshakes"), [("python", 0), ("everything", 1)], indirect=["bed"], scope="module")
 async def test_an_auto_client_finds_the_era_of_the_server(bed: Bed, handshakes: int) -> None:
     """The probe and its answer pass unchanged, so the client speaks as it would without the proxy."""
     async with session("ts2", "auto", bed) as client:

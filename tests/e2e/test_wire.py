@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from support.proxy_process import ProxyProcess
 from support.raw import Answer, Head, Pairs, RawConnection, RawSession, Stream
 from support.scripted import Scripted, script

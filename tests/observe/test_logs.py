@@ -55,9 +55,7 @@ def test_json_line_has_time_level_event_and_fields() -> None:
     configure("info", "json", stream)
 
     LogObserver().session_rebuilt(
-        SessionRebuilt(
-            session="0123456789", request_id="r-1", upstream="default", generation=2, waited_seconds=0.12345
-        )
+        SessionRebuilt(session="0123456789", request_id="r-1", upstream="default", generation=2, waited_seconds=0.12345)
     )
     (line,) = lines(stream)
     written = datetime.fromisoformat(line["timestamp"])
@@ -168,9 +166,7 @@ def test_a_session_id_never_appears(format_: str) -> None:
 
     assert text.count(fingerprint(SESSION_ID)) == len(VERBS)
     assert text.count("not-a-fingerprint") == len(VERBS)
-    assert [
-        SESSION_ID[at : at + 6] for at in range(len(SESSION_ID) - 5) if SESSION_ID[at : at + 6] in text
-    ] == []
+    assert [SESSION_ID[at : at + 6] for at in range(len(SESSION_ID) - 5) if SESSION_ID[at : at + 6] in text] == []
 
 
 @pytest.mark.parametrize("value", ['x\n{"event":"forged"}', "\x1b[2J\u2028forged"])

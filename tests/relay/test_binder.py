@@ -1,9 +1,8 @@
 """One session's binding: single flight, credentials, and who is told when it cannot be had."""
 
-from support.scenes import Scene, break_off, reason, result
-
 from proxy.core.ids import Generation
 from proxy.core.session import BindingState, CloseReason
+from support.scenes import Scene, break_off, reason, result
 
 
 def test_ten_refused_requests_make_one_rebuild():

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from support.fakes import JSON_TYPE, FakeSink, post, request_body, result_body
-from support.scenes import Scene, break_off, progress, reason, reason_of, result, server_request
 
 from proxy.core import jsonrpc
 from proxy.core.edge import Request
 from proxy.upstream.base import Loss
+from support.fakes import JSON_TYPE, FakeSink, post, request_body, result_body
+from support.scenes import Scene, break_off, progress, reason, reason_of, result, server_request
 
 # -- the fast path
 

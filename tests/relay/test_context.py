@@ -1,10 +1,10 @@
 """What all sessions share: ids that follow a request, and the headers that go upstream."""
 
 import pytest
-from support.fakes import FakeClock, make_context
 
 from proxy.core import headers as h
 from proxy.core.ids import UpstreamSessionId
+from support.fakes import FakeClock, make_context
 
 CLIENT = [
     ("Authorization", "Bearer one"),

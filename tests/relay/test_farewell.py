@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from support.fakes import Attempt, FakeClock, FakeEdge
 
 from proxy.relay.farewell import PATIENCE_SECONDS, Farewell
 from proxy.upstream.base import Loss, UpstreamRequest
+from support.fakes import Attempt, FakeClock, FakeEdge
 
 
 class World:

@@ -1,7 +1,6 @@
 """A reader of one stream: what it is opened with, what it is sent, and every way in which it ends."""
 
 import pytest
-from support.fakes import FakeClock, FakeSink, make_config
 
 from proxy.core import sse
 from proxy.core.cursor import Cursor, parse
@@ -9,6 +8,7 @@ from proxy.core.ids import Epoch, Offset, call_stream
 from proxy.relay.feed import BATCH_BYTES, Feed
 from proxy.relay.wheel import Wheel
 from proxy.store.memory import Budget, MemoryLog
+from support.fakes import FakeClock, FakeSink, make_config
 
 EPOCH = Epoch("0123456789ab")
 HEAD = [("Content-Type", "text/event-stream")]

@@ -1,42 +1,242 @@
-"""One POST of a session, sorted: who deals with it, and that an answer goes to who asked, or nowhere."""
+"""Who takes a POST of a session: a call, a delivery, an answer for the session that asked, or the upstream's word."""
 
 import json
 
-from support.fakes import notification_body, post, request_body, result_body
-from support.scenes import Scene, reason_of, result, server_request
+import pytest
+
+from proxy.core import jsonrpc
+from proxy.core.edge import Request
+from proxy.observe.hooks import Observers
+from support.fakes import FakeSink, notification_body, post, request_body, result_body
+from support.scenes import Scene, message, reason, reason_of, result, server_request
 
 
-def test_each_kind_finds_its_way():
-    """A request becomes a call, a notification and a response are taken responsibility for, the rest passes."""
+def drops(scene: Scene) -> list[str]:
+    """Return why notifications were dropped."""
+    return [record.reason for record in scene.observer.of("notification_dropped")]
+
+
+def bodies(scene: Scene) -> list[bytes]:
+    """Return what was sent upstream by POST."""
+    return [attempt.request.body for attempt in scene.edge.attempts if attempt.method == "POST"]
+
+
+def array(*parts: bytes) -> bytes:
+    """Write a batch."""
+    return b"[" + b",".join(parts) + b"]"
+
+
+# -- who takes it
+
+
+def test_a_request_becomes_a_call() -> None:
+    """It is entered under its id, and goes upstream byte by byte."""
     scene = Scene()
-    post(scene.relay, request_body("tools/list", 1))
-    post(scene.relay, notification_body("notifications/x"))
-    post(scene.relay, result_body(7))
-    post(scene.relay, b"nonsense")
+    body = b' {"jsonrpc":"2.0", "id":"a", "method":"tools/call", "params":{"x":1.0}} '
+    post(scene.relay, body)
 
-    assert list(scene.relay.calls) == [1]
-    assert len(scene.relay.notes) == 2
-    assert len(scene.ctx.passing) == 1
-    assert [attempt.upstream_id for attempt in scene.edge.open] == ["up-1"] * 4
+    assert set(scene.relay.calls) == {"a"}
+    assert bodies(scene) == [body]
 
 
-def test_messages_above_the_bound_are_recorded_as_dropped():
-    """Nobody can make the proxy hold notifications without end: 202, and a record."""
+def test_a_notification_is_delivered() -> None:
+    """It becomes no call, and its own 202 follows the upstream's."""
+    scene = Scene()
+    sink = scene.notify("notifications/roots/list_changed")
+    scene.edge.last.answer(202)
+
+    assert scene.relay.calls == {}
+    assert sink.status == 202
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"1", b'{"jsonrpc":"2.0"}', b'{"jsonrpc":"2.0","id":null,"method":"m"}', b"\xff\xfe"],
+    ids=["empty", "cut", "empty batch", "number", "nothing asked", "null id", "not UTF-8"],
+)
+def test_what_is_none_of_these_is_the_upstreams_to_judge(body: bytes) -> None:
+    """It is passed on as it is, and the upstream's answer is passed back; nothing is entered."""
+    scene = Scene(version="2025-03-26")
+    sink = post(scene.relay, body)
+    attempt = scene.edge.last
+
+    assert attempt.request.body == body
+    assert attempt.upstream_id == "up-1"
+
+    attempt.json(400, {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "Parse error"}})
+    scene.edge.one(rpc="ping").json(200)
+
+    assert (sink.status, sink.json()["error"]["code"]) == (400, -32700)
+    assert scene.relay.calls == {}
+
+
+@pytest.mark.parametrize(("version", "is_sorted"), [("2025-03-26", True), ("2025-06-18", False), ("2025-11-25", False)])
+def test_batches_are_read_where_the_revision_has_them(version: str, is_sorted: bool) -> None:
+    """Elsewhere they are the upstream's to judge (semantics 24)."""
+    scene = Scene(version=version)
+    body = array(request_body("tools/list", 1), request_body("tools/list", 2))
+    post(scene.relay, body)
+
+    assert set(scene.relay.calls) == ({1, 2} if is_sorted else set())
+    assert bodies(scene) == [body]
+
+
+def test_a_call_streams_only_where_its_client_takes_streams() -> None:
+    """Without `text/event-stream` in `Accept` a slow answer is waited for."""
+    for accept, status in (("application/json, text/event-stream", 200), ("application/json", None)):
+        scene = Scene()
+        sink = FakeSink()
+        body = request_body("tools/call", 1)
+        request = Request("POST", "/mcp", [("Accept", accept), ("Mcp-Session-Id", scene.relay.session.id)], body)
+        scene.relay.post(jsonrpc.classify(body), request, sink)
+        scene.clock.advance(1.0)
+
+        assert sink.status == status
+
+
+# -- ids in use, and bounds
+
+
+def test_an_id_in_use_is_taken_over_by_its_own_request_only() -> None:
+    """The same bytes take the running call over; others are told that the id is in use (semantics 21)."""
+    scene = Scene()
+    first = scene.call(1, params={"a": 1})
+    other = scene.call(1, params={"a": 2})
+    again = scene.call(1, params={"a": 1})
+
+    assert (other.status, reason(other)) == (200, "id_in_use")
+    assert other.json()["id"] == 1
+    assert len(bodies(scene)) == 1
+
+    scene.edge.last.json(200)
+
+    assert again.json()["id"] == 1
+    assert first.is_over
+    assert first.body == b""
+
+
+def test_a_number_and_its_text_are_two_ids() -> None:
+    """JSON-RPC tells 1 from "1"."""
+    scene = Scene()
+    scene.call(1)
+    scene.call("1")
+
+    assert set(scene.relay.calls) == {1, "1"}
+
+
+def test_a_finished_id_is_free() -> None:
+    """What is over does not stand in the way."""
+    scene = Scene()
+    scene.call(1)
+    scene.edge.last.json(200)
+    sink = scene.call(1, params={"other": True})
+    scene.edge.last.json(200)
+
+    assert sink.json()["result"] == {}
+
+
+def test_calls_in_flight_are_bounded() -> None:
+    """Beyond `max_calls` a call is refused without having run; one that ends makes room."""
     scene = Scene(max_calls=2)
-    sinks = [scene.notify("notifications/x") for _ in range(3)]
+    scene.call(1)
+    scene.call(2)
+    sink = scene.call(3)
 
-    assert len(scene.edge.open) == 2
-    assert sinks[2].status == 202
-    assert [record.reason for record in scene.observer.of("notification_dropped")] == ["too_many_notifications"]
+    assert reason(sink) == "too_many_calls"
+    assert sink.json()["error"]["data"]["outcome"] == "not_run"
+    assert sink.json()["error"]["data"]["limit"] == 2
+    assert len(bodies(scene)) == 2
+
+    scene.edge.last.json(200)
+    scene.call(4)
+
+    assert set(scene.relay.calls) == {1, 4}
 
 
-def test_a_batch_is_counted_by_its_requests():
-    """A batch that would exceed `max_calls` runs not at all, and each member is told."""
-    scene = Scene(version="2025-03-26", max_calls=2)
-    sink = scene.batch(*(request_body("tools/call", number) for number in (1, 2, 3)))
+def test_notifications_under_way_are_bounded() -> None:
+    """Beyond the same bound the client gets its 202, and the drop is recorded."""
+    scene = Scene(max_calls=1)
+    scene.notify("notifications/roots/list_changed")
+    sink = scene.notify("notifications/roots/list_changed")
 
-    assert [reason_of(answer) for answer in sink.json()] == ["too_many_calls"] * 3
-    assert scene.edge.open == []
+    assert sink.status == 202
+    assert drops(scene) == ["too_many_notifications"]
+    assert len(bodies(scene)) == 1
+
+
+# -- batches
+
+
+def test_a_batch_is_admitted_whole_or_not_at_all() -> None:
+    """One id in use, or one call too many, refuses every request in it, each under its own id."""
+    for settings, why in (({}, "id_in_use"), ({"max_calls": 2}, "too_many_calls")):
+        scene = Scene(version="2025-03-26", **settings)
+        scene.call(1 if why == "id_in_use" else 9)
+        sink = scene.batch(request_body("tools/list", 1), request_body("tools/list", 2))
+        answers = sink.json()
+
+        assert [answer["id"] for answer in answers] == [1, 2]
+        assert {reason_of(answer) for answer in answers} == {why}
+        assert len(bodies(scene)) == 1
+
+
+def test_a_batch_may_hold_an_id_twice() -> None:
+    """It is one call of that id; the upstream judges the rest."""
+    scene = Scene(version="2025-03-26")
+    scene.batch(request_body("tools/list", 1), request_body("tools/list", 1))
+
+    assert set(scene.relay.calls) == {1}
+
+
+def test_a_batch_without_requests_is_delivered() -> None:
+    """Notifications and responses in an array are answered 202, and the array stays as it was."""
+    scene = Scene(version="2025-03-26")
+    body = b"[ " + notification_body("notifications/roots/list_changed") + b" ]"
+    sink = post(scene.relay, body)
+    scene.edge.last.answer(202)
+
+    assert sink.status == 202
+    assert bodies(scene) == [body]
+    assert scene.relay.calls == {}
+
+
+def test_a_batch_keeps_what_belongs_to_the_present_session() -> None:
+    """The answer to a lost session's request is taken out; the rest is delivered."""
+    scene = Scene(version="2025-03-26")
+    scene.listening()
+    scene.edge.one(method="GET").frame(server_request(7))
+    scene.call(1)
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt("up-2", get_status=200)
+    scene.edge.one(rpc="tools/call").json(200)
+    note = notification_body("notifications/roots/list_changed")
+    sink = scene.batch(result_body(7), note)
+
+    assert scene.edge.last.request.body == array(note)
+    assert len(scene.observer.of("answer_dropped")) == 1
+
+    scene.edge.last.answer(202)
+
+    assert sink.status == 202
+
+    before = len(bodies(scene))
+    sink = scene.batch(result_body(7))
+
+    assert (sink.status, sink.body) == (202, b"")
+    assert len(bodies(scene)) == before
+
+
+def test_a_batch_with_an_answer_goes_to_the_session_that_asked() -> None:
+    """It is delivered there or nowhere: after a loss it is dropped, not sent to the next session."""
+    scene = Scene(version="2025-03-26")
+    scene.listening()
+    scene.edge.one(method="GET").frame(server_request(7))
+    scene.batch(result_body(7), notification_body("notifications/roots/list_changed"))
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt("up-2", get_status=200)
+
+    assert drops(scene) == ["upstream_session_lost"]
+    assert [attempt for attempt in scene.edge.attempts if b'"result"' in attempt.request.body][1:] == []
 
 
 def test_the_same_batch_again_takes_the_first_over():
@@ -75,16 +275,6 @@ def test_answers_in_a_batch_go_to_who_asked_or_nowhere():
     assert len(scene.observer.of("answer_dropped")) == 1
 
 
-def test_a_batch_of_lost_answers_goes_nowhere():
-    """Accepted, recorded, and nothing is sent."""
-    scene = Scene(version="2025-03-26")
-    old, _ = _batched_answers(scene)
-    sink = scene.batch(result_body(old))
-
-    assert sink.status == 202
-    assert scene.edge.find(method="POST") == []
-
-
 def test_a_batch_whose_ids_need_no_change_keeps_its_bytes():
     """Spacing and order are the client's own."""
     scene = Scene(version="2025-03-26")
@@ -96,13 +286,151 @@ def test_a_batch_whose_ids_need_no_change_keeps_its_bytes():
     assert scene.edge.last.request.body == body
 
 
-def test_a_cancel_of_an_unknown_call_goes_nowhere():
-    """Nothing to cancel: accepted and recorded."""
-    scene = Scene()
+# -- notifications with a meaning of their own
 
-    assert scene.cancel(99).status == 202
-    assert scene.edge.attempts == []
-    assert [record.reason for record in scene.observer.of("notification_dropped")] == ["nothing_to_cancel"]
+
+def test_initialized_is_part_of_the_handshake() -> None:
+    """It is noted, and never delivered to a later upstream session, whose rebuild says it by itself."""
+    scene = Scene()
+    scene.relay.session.initialized = False
+    scene.notify("notifications/initialized")
+
+    assert scene.relay.session.initialized
+
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt("up-2")
+
+    assert drops(scene) == ["upstream_session_lost"]
+    assert len(scene.edge.find(rpc="notifications/initialized", is_open=False)) == 2
+
+
+def test_a_cancel_is_forwarded_once() -> None:
+    """To the session that runs the call; a second one has nothing to cancel."""
+    scene = Scene()
+    scene.streaming(1)
+    first = scene.cancel(1)
+    scene.edge.last.answer(202)
+    second = scene.cancel(1)
+
+    assert (first.status, second.status) == (202, 202)
+    assert len(scene.edge.find(rpc="notifications/cancelled", is_open=False)) == 1
+    assert drops(scene) == ["nothing_to_cancel"]
+
+
+@pytest.mark.parametrize("params", [{"requestId": 99}, {"requestId": None}, {}, None])
+def test_a_cancel_of_nothing_is_accepted_and_recorded(params: dict[str, object] | None) -> None:
+    """Unknown, finished or unnamed: the client gets its 202 and the upstream hears nothing."""
+    scene = Scene()
+    sink = scene.notify("notifications/cancelled", params)
+
+    assert sink.status == 202
+    assert bodies(scene) == []
+    assert drops(scene) == ["nothing_to_cancel"]
+
+
+def test_a_cancel_of_a_call_that_never_left_stays_here() -> None:
+    """The upstream knows nothing of it; the call is over."""
+    scene = Scene()
+    scene.call(1)
+    scene.edge.last.refuse()
+    sink = scene.cancel(1)
+    before = len(bodies(scene))
+    scene.clock.advance(0.0)
+
+    assert sink.status == 202
+    assert len(bodies(scene)) == before
+    assert scene.edge.find(rpc="notifications/cancelled", is_open=False) == []
+    assert scene.relay.calls == {}
+
+
+# -- answers to the server's requests
+
+
+def test_an_answer_goes_to_the_session_that_asked() -> None:
+    """Untouched, byte by byte, while the session is the one that asked."""
+    scene = Scene()
+    scene.listening()
+    scene.edge.one(method="GET").frame(server_request("q"))
+    sink = scene.respond("q", {"a": 1})
+    attempt = scene.edge.last
+
+    assert attempt.request.body == result_body("q", {"a": 1})
+    assert attempt.upstream_id == "up-1"
+
+    attempt.answer(202)
+
+    assert sink.status == 202
+
+
+def test_an_answer_to_a_lost_session_is_dropped_and_recorded() -> None:
+    """202, and the new session is not told what it never asked."""
+    scene = Scene()
+    scene.listening()
+    scene.edge.one(method="GET").frame(server_request("q"))
+    scene.call(1)
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt("up-2", get_status=200)
+    before = len(bodies(scene))
+    sink = scene.respond("q")
+
+    assert (sink.status, sink.body) == (202, b"")
+    assert len(bodies(scene)) == before
+    assert len(scene.observer.of("answer_dropped")) == 1
+
+
+def test_a_request_that_two_generations_share_by_id_is_told_apart() -> None:
+    """The later one has got an id of ours; its answer carries the server's own, with its type."""
+    scene = Scene()
+    sink = scene.listening()
+    scene.edge.one(method="GET").frame(server_request(7))
+    scene.call(1)
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt("up-2", get_status=200)
+    scene.edge.one(method="GET").frame(server_request(7))
+    asked = [each["id"] for each in sink.messages if each.get("method") == "sampling/createMessage"]
+
+    assert asked[0] == 7
+    assert asked[1] != 7
+
+    scene.respond(asked[1], {"a": 1})
+
+    assert json.loads(scene.edge.last.request.body) == {"jsonrpc": "2.0", "id": 7, "result": {"a": 1}}
+    assert scene.edge.last.upstream_id == "up-2"
+
+
+def test_an_answer_nobody_asked_for_is_the_upstreams_to_judge() -> None:
+    """In a session that was never rebuilt it can mislead nobody; later it is dropped."""
+    scene = Scene()
+    scene.respond("unknown")
+
+    assert bodies(scene) == [result_body("unknown")]
+
+    scene.edge.last.answer(202)
+    scene.call(1)
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt("up-2")
+    scene.edge.one(rpc="tools/call").json(200)
+    before = len(bodies(scene))
+    scene.respond("unknown")
+
+    assert len(bodies(scene)) == before
+
+
+def test_an_error_without_an_id_is_delivered() -> None:
+    """A client that could not read a request says so; it belongs to no request."""
+    scene = Scene()
+    body = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}'
+    post(scene.relay, body)
+
+    assert bodies(scene) == [body]
+
+
+def test_a_message_is_what_it_is_by_its_fields() -> None:
+    """A notification the proxy has no name for is delivered like any other."""
+    scene = Scene()
+    post(scene.relay, json.dumps(message("notifications/unheard-of", x=1)).encode())
+
+    assert scene.edge.last.rpc == "notifications/unheard-of"
 
 
 def test_a_cancel_names_its_call_by_type_too():
@@ -112,3 +440,15 @@ def test_a_cancel_names_its_call_by_type_too():
     scene.cancel("1")
 
     assert scene.edge.find(rpc="notifications/cancelled") == []
+
+
+def test_a_dropped_answer_is_accepted_where_nobody_watches() -> None:
+    """Whether a record is written makes no difference to the client."""
+    scene = Scene(observer=Observers())
+    scene.listening()
+    scene.edge.one(method="GET").frame(server_request("q"))
+    scene.call(1)
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt("up-2", get_status=200)
+
+    assert scene.respond("q").status == 202

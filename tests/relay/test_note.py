@@ -1,10 +1,10 @@
 """One POST without requests: taken responsibility for, delivered later or recorded as dropped (semantics 23)."""
 
 import pytest
-from support.fakes import post, request_body, result_body
-from support.scenes import Scene, break_off
 
 from proxy.core.session import CloseReason
+from support.fakes import post, request_body, result_body
+from support.scenes import Scene, break_off, server_request
 
 
 def _dropped(scene: Scene) -> list[str]:
@@ -126,7 +126,7 @@ def test_a_refusal_after_the_202_is_recorded():
     assert _dropped(scene) == ["refused"]
 
 
-@pytest.mark.parametrize("status", [500, 502, 503])
+@pytest.mark.parametrize("status", [502, 503, 504])
 def test_a_5xx_never_reaches_the_client(status: int):
     """The delivery is tried again a few times, then the drop is recorded; the client has its 202."""
     scene = Scene()
@@ -138,6 +138,31 @@ def test_a_5xx_never_reaches_the_client(status: int):
     assert sink.status == 202
     assert scene.edge.open == []
     assert _dropped(scene) == [f"http_{status}"]
+
+
+def test_a_failed_delivery_is_not_repeated():
+    """The server itself failed over it, so it may have been taken: recorded at once, 202 for the client."""
+    scene = Scene()
+    sink = scene.notify("notifications/roots/list_changed")
+    scene.edge.one(rpc="notifications/roots/list_changed").answer(500)
+    scene.clock.advance(5.0)
+
+    assert sink.status == 202
+    assert scene.edge.open == []
+    assert _dropped(scene) == ["http_500"]
+
+
+def test_an_answer_is_not_delivered_twice():
+    """A gateway's 503 to the answer of a server request proves nothing, and an answer must not come twice."""
+    scene = Scene()
+    scene.listening()
+    scene.edge.one(method="GET").frame(server_request(7))
+    sink = scene.respond(7)
+    scene.edge.last.answer(503)
+    scene.clock.advance(5.0)
+
+    assert sink.status == 202
+    assert _dropped(scene) == ["http_503"]
 
 
 def test_a_5xx_that_passes_is_no_loss():

@@ -1,10 +1,10 @@
 """An `initialize`: a session of the proxy's own exactly when the upstream has answered with one."""
 
 import pytest
-from support.fakes import FakeSink, initialize_answer, initialize_body, result_body
-from support.scenes import Front, break_off, message, reason
 
 from proxy.core import headers as h
+from support.fakes import FakeSink, initialize_answer, initialize_body, result_body
+from support.scenes import Front, break_off, message, reason
 
 
 def _opening(front: Front, version: str = "2025-11-25", **fields: str) -> FakeSink:

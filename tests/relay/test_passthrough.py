@@ -1,10 +1,10 @@
 """What has no session: modern requests, legacy ones without an id, and bodies the proxy cannot read (semantics 25)."""
 
 import pytest
-from support.fakes import FakeSink, request_body, result_body
-from support.scenes import Front, break_off, message, progress, reason, reason_of, result
 
 from proxy.core import headers as h
+from support.fakes import FakeSink, request_body, result_body
+from support.scenes import Front, break_off, message, progress, reason, reason_of, result
 
 MODERN = [(h.PROTOCOL_VERSION, "2026-07-28"), (h.METHOD, "tools/call"), (h.NAME, "echo"), ("Mcp-Param-Region", "eu")]
 

@@ -1,111 +1,151 @@
-"""A bounded wait: one end for all waits of a request, and nothing held after it."""
+"""A bounded wait for the upstream: one end for all waits of a request, and nothing held behind it."""
 
-from support.fakes import FakeClock, FakeEdge, make_context
+import pytest
 
-from proxy.relay.context import Context
 from proxy.relay.patience import Patience
+from support.fakes import make_context
 
 
-def _patience(told: list[str], seconds: float = 10.0) -> tuple[Patience, FakeClock, FakeEdge, Context]:
-    ctx = make_context()
-    patience = Patience(ctx.clock, ctx.recovery, seconds, lambda: told.append("exhausted"))
-    return patience, ctx.clock, ctx.edge, ctx  # type: ignore[return-value]
+class Waiter:
+    """Somebody with ten seconds of patience."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.ctx = make_context()
+        self.clock, self.edge = self.ctx.clock, self.ctx.edge
+        self.quiet = self.clock.pending()
+        self.told: list[str] = []
+        self.patience = Patience(self.clock, self.ctx.recovery, seconds, lambda: self.told.append("over"))
+
+    def ready(self) -> None:
+        """Note it."""
+        self.told.append("ready")
+
+    def recover(self) -> None:
+        """Let the next attempt to reach the upstream succeed."""
+        self.clock.advance(5.0)
+        self.edge.reached()
+        self.clock.advance()
 
 
-def test_it_runs_out_once():
-    """After its seconds, and not before."""
-    told: list[str] = []
-    patience, clock, _, _ = _patience(told)
-    patience.begin()
-    clock.advance(9.9)
+def test_a_wait_ends_after_its_time() -> None:
+    """At the instant, not before; told once."""
+    waiter = Waiter()
+    waiter.patience.begin()
+    waiter.clock.advance(9.999)
 
-    assert told == []
+    assert waiter.told == []
 
-    clock.advance(100.0)
+    waiter.clock.advance(0.001)
+    waiter.clock.advance(100.0)
 
-    assert told == ["exhausted"]
-    assert clock.pending() == 0
-
-
-def test_all_waits_share_one_end():
-    """A second wait has what the first one left."""
-    told: list[str] = []
-    patience, clock, _, _ = _patience(told)
-    patience.begin()
-    clock.advance(6.0)
-    patience.end()
-    clock.advance(3.0)
-    patience.begin()
-    clock.advance(0.9)
-
-    assert told == []
-
-    clock.advance(0.2)
-
-    assert told == ["exhausted"]
+    assert waiter.told == ["over"]
+    assert waiter.clock.pending() == waiter.quiet
 
 
-def test_a_wait_begun_too_late_is_over_at_once():
-    """But never from inside the call."""
-    told: list[str] = []
-    patience, clock, _, _ = _patience(told)
-    patience.begin()
-    patience.end()
-    clock.advance(20.0)
-    patience.begin()
+def test_going_on_to_wait_does_not_move_the_end() -> None:
+    """All waits of one request share the end that the first one set."""
+    waiter = Waiter()
+    waiter.patience.begin()
+    waiter.clock.advance(6.0)
+    waiter.patience.begin()
+    waiter.patience.until_reachable(waiter.ready)
+    waiter.clock.advance(4.0)
 
-    assert told == []
-
-    clock.advance(0.0)
-
-    assert told == ["exhausted"]
+    assert waiter.told == ["over"]
 
 
-def test_beginning_twice_is_one_wait():
-    """One timer, one end."""
-    told: list[str] = []
-    patience, clock, _, _ = _patience(told)
-    patience.begin()
-    patience.begin()
+def test_a_wait_after_a_pause_has_what_is_left() -> None:
+    """The time runs on between two waits."""
+    waiter = Waiter()
+    waiter.patience.begin()
+    waiter.clock.advance(6.0)
+    waiter.patience.end()
+    waiter.clock.advance(1.0)
+    waiter.patience.begin()
+    waiter.clock.advance(2.999)
 
-    assert clock.pending() == 1
+    assert waiter.told == []
 
-    clock.advance(10.0)
+    waiter.clock.advance(0.001)
 
-    assert told == ["exhausted"]
-
-
-def test_the_upstreams_return_is_told():
-    """`ready` is called when connections can be made, while the patience lasts."""
-    told: list[str] = []
-    patience, clock, edge, _ = _patience(told)
-    edge.reachable = True
-    patience.until_reachable(lambda: told.append("ready"))
-    clock.advance(1.0)
-
-    assert told == ["ready"]
+    assert waiter.told == ["over"]
 
 
-def test_after_the_end_nobody_is_called():
-    """Neither the end of the wait nor the upstream's return reaches whoever has stopped waiting."""
-    told: list[str] = []
-    patience, clock, edge, _ = _patience(told)
-    patience.until_reachable(lambda: told.append("ready"))
-    patience.end()
-    edge.reachable = True
-    clock.advance(60.0)
+def test_a_wait_that_begins_behind_the_end_is_over_in_the_next_turn() -> None:
+    """Never from inside `begin`, and never with a time that lies in the past."""
+    waiter = Waiter()
+    waiter.patience.begin()
+    waiter.patience.end()
+    waiter.clock.advance(11.0)
+    waiter.patience.begin()
 
-    assert told == []
+    assert waiter.told == []
+
+    waiter.clock.advance()
+
+    assert waiter.told == ["over"]
 
 
-def test_running_out_gives_the_place_in_the_queue_up():
-    """Who was told that it is over is not called when the upstream returns."""
-    told: list[str] = []
-    patience, clock, edge, _ = _patience(told)
-    edge.reachable = False
-    patience.until_reachable(lambda: told.append("ready"))
-    clock.advance(11.0)
-    edge.reachable = True
-    clock.advance(60.0)
+def test_no_patience_is_over_in_the_next_turn() -> None:
+    """0 seconds are legal: do not wait."""
+    waiter = Waiter(0.0)
+    waiter.patience.until_reachable(waiter.ready)
 
-    assert told == ["exhausted"]
+    assert waiter.told == []
+
+    waiter.clock.advance()
+
+    assert waiter.told == ["over"]
+
+
+def test_whoever_waits_goes_on_when_the_upstream_answers() -> None:
+    """A live waiter goes with the attempt that succeeds; its time still runs until it says that it is done."""
+    waiter = Waiter()
+    waiter.patience.until_reachable(waiter.ready)
+    waiter.recover()
+
+    assert waiter.told == ["ready"]
+
+    waiter.patience.end()
+    waiter.clock.advance(100.0)
+
+    assert waiter.told == ["ready"]
+
+
+def test_a_second_outage_is_waited_for_within_the_same_time() -> None:
+    """Reached and lost again: the end is the first one's."""
+    waiter = Waiter()
+    waiter.patience.until_reachable(waiter.ready)
+    waiter.recover()
+    waiter.patience.until_reachable(waiter.ready)
+    waiter.clock.advance(5.0)
+
+    assert waiter.told == ["ready", "over"]
+
+
+@pytest.mark.parametrize("how", ["end", "over"])
+def test_behind_the_end_nothing_is_held(how: str) -> None:
+    """The queue of an outage lets go of the request, and nobody is called any more."""
+    waiter = Waiter()
+    waiter.patience.until_reachable(waiter.ready)
+    (ticket,) = waiter.ctx.recovery._waiting
+    if how == "end":
+        waiter.patience.end()
+        waiter.patience.end()
+    else:
+        waiter.clock.advance(10.0)
+
+    assert ticket.ready is None
+
+    waiter.recover()
+    waiter.clock.advance(100.0)
+
+    assert waiter.told == ([] if how == "end" else ["over"])
+
+
+def test_an_end_without_a_wait_is_harmless() -> None:
+    """Whoever ends need not know whether it ever waited."""
+    waiter = Waiter()
+    waiter.patience.end()
+
+    assert waiter.clock.pending() == waiter.quiet

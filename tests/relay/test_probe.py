@@ -1,9 +1,9 @@
 """A ping inside the upstream session: what it is asked for, and what its answer means."""
 
 import pytest
-from support.scenes import Scene, break_off, reason, result
 
 from proxy.core.session import CloseReason
+from support.scenes import Scene, break_off, reason, result
 
 
 def test_silence_is_asked_about_and_forgiven():
@@ -255,21 +255,3 @@ def test_no_ping_outlives_its_session():
 
     assert ping.is_aborted
     assert reason(sink) == "session_closed"
-
-
-def test_failures_are_counted_for_one_upstream_session():
-    """One failed ping in the old session and one in the new are not two in a row."""
-    scene = Scene()
-    scene.streaming(1)
-    scene.clock.advance(36.0)
-    break_off(scene.edge.one(rpc="ping"))
-    scene.call(2)
-    scene.lose_session(scene.edge.last)
-    scene.rebuilt()
-    sink = scene.call(3)
-    scene.edge.last.sse()
-    scene.clock.advance(36.0)
-    break_off(scene.edge.one(rpc="ping"))
-
-    assert not sink.is_over
-    assert scene.edge.one(rpc="ping").upstream_id == "up-2"

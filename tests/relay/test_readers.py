@@ -1,10 +1,10 @@
 """Clients that come, come back and take over: what each cursor is answered with, on both kinds of stream."""
 
 import pytest
-from support.fakes import FakeSink, request_body
-from support.scenes import Scene, message, progress, reason_of, result
 
 from proxy.core.cursor import parse
+from support.fakes import FakeSink, request_body
+from support.scenes import Scene, message, progress, reason_of, result
 
 
 def _finished_call(scene: Scene, request_id: int = 1, events: int = 3) -> FakeSink:

@@ -1,11 +1,11 @@
 """The stored handshake again: its order, what it restores, and what is told afterwards."""
 
 import pytest
-from support.fakes import Attempt, initialize_answer, initialize_body
-from support.scenes import Scene, break_off, reason, result, server_request
 
 from proxy.core import headers as h
 from proxy.core.session import BindingState, CloseReason
+from support.fakes import Attempt, initialize_answer, initialize_body
+from support.scenes import Scene, break_off, reason, result, server_request
 
 
 def _lost(scene: Scene) -> Attempt:

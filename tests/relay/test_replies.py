@@ -1,13 +1,13 @@
 """The answers the proxy makes up itself: their heads, their bodies, and what observers hear."""
 
 import pytest
-from support.fakes import JSON_TYPE, FakeSink, RecordingObserver
 
 from proxy.core import headers as h
 from proxy.core.faults import FAULTS
 from proxy.core.ids import SessionId
 from proxy.observe.hooks import RequestRejected
 from proxy.relay import replies
+from support.fakes import JSON_TYPE, FakeSink, RecordingObserver
 
 
 def test_a_stream_has_what_sse_needs() -> None:

@@ -1,86 +1,120 @@
-"""The upstream's cursor of one call: when there is a next attempt, after which wait, and what it asks for."""
+"""How a broken upstream stream is asked for again: with which cursor, after what wait, how often."""
 
 import json
 
 import pytest
+
+from proxy.core import sse
+from proxy.core.ids import Epoch, call_stream
+from proxy.relay.resumption import DEFAULT_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Resumption
+from proxy.store.memory import MemoryLog
 from support.fakes import make_context
 from support.scenes import progress
 
-from proxy.core import sse
-from proxy.core.ids import call_stream
-from proxy.relay.resumption import LONGEST_RETRY_SECONDS, Resumption
-from proxy.store.memory import MemoryLog
+
+def frame(text: bytes) -> sse.Frame:
+    """Read one frame as the upstream writes it."""
+    (read,) = sse.Decoder(1000).feed(text + b"\n\n")
+    return read
 
 
-def _delay(resumption: Resumption, *, is_clean: bool = False, attempts: int = 3) -> float | None:
-    return resumption.next_delay(is_clean=is_clean, attempts=attempts, shortest=0.1)
+def resumption(*frames: bytes) -> Resumption:
+    """Return one that has seen frames."""
+    made = Resumption()
+    for text in frames:
+        made.note(frame(text))
+    return made
 
 
-def test_without_an_id_there_is_nothing_to_ask_with():
-    """No cursor, no attempt, no request."""
-    resumption = Resumption()
-    resumption.note(sse.Frame(b"x"))
-
-    assert not resumption.is_possible
-    assert _delay(resumption) is None
-    assert resumption.request([]) is None
+def delay(made: Resumption, *, is_clean: bool = True, attempts: int = 3, shortest: float = 0.1) -> float | None:
+    """Ask for the next attempt."""
+    return made.next_delay(is_clean=is_clean, attempts=attempts, shortest=shortest)
 
 
-def test_the_latest_id_is_asked_with():
-    """A GET on a fresh connection, with the headers it was given."""
-    resumption = Resumption()
-    for event_id in (b"e1", b"e2"):
-        resumption.note(sse.Frame(b"x", event_id))
-    request = resumption.request([("Authorization", "Bearer x")])
+def test_without_a_cursor_there_is_nothing_to_ask() -> None:
+    """Neither before the first frame nor for frames without an id."""
+    for made in (resumption(), resumption(b"data: 1", b"retry: 5")):
+        assert not made.is_possible
+        assert delay(made) is None
+        assert made.request([]) is None
 
+
+def test_the_last_id_is_what_is_asked_with() -> None:
+    """A GET on a connection of its own, with the caller's headers and the cursor behind them."""
+    made = resumption(b"id: a\ndata: 1", b"data: 2", b"id: b-7\ndata:")
+    request = made.request([("Authorization", "x")])
+
+    assert made.is_possible
     assert request is not None
     assert (request.method, request.body, request.fresh) == ("GET", b"", True)
-    assert request.headers == [("Authorization", "Bearer x"), ("Last-Event-ID", "e2")]
+    assert request.headers == [("Authorization", "x"), ("Last-Event-ID", "b-7")]
 
 
-@pytest.mark.parametrize("event_id", ["é".encode(), b"x" * 4097])
-def test_an_id_that_fits_no_header_is_no_cursor(event_id: bytes):
-    """It takes the older one's place, for that would ask for too much."""
-    resumption = Resumption()
-    resumption.note(sse.Frame(b"x", b"e1"))
-    resumption.note(sse.Frame(b"x", event_id))
+@pytest.mark.parametrize("bad", [b"id:\ndata: 1", b"id: \xc3\xa9\ndata: 1", b"id: " + b"a" * 5000 + b"\ndata: 1"])
+def test_an_id_that_cannot_come_back_is_no_cursor(bad: bytes) -> None:
+    """Also where a usable one came before: the older one would repeat what has been seen since."""
+    made = Resumption()
+    made.note(frame(b"id: a\ndata: 1"))
+    (read,) = sse.Decoder(10_000).feed(bad + b"\n\n")
+    made.note(read)
 
-    assert not resumption.is_possible
-
-
-def test_the_waits_after_cuts_grow_and_end():
-    """As many attempts as configured, each later than the one before."""
-    resumption = Resumption()
-    resumption.note(sse.Frame(b"x", b"e1"))
-    delays = [_delay(resumption) for _ in range(4)]
-
-    assert delays[:3] == pytest.approx([0.1, 0.2, 0.3])
-    assert delays[3] is None
+    assert not made.is_possible
+    assert delay(made) is None
 
 
-def test_an_id_counts_the_attempts_anew():
-    """Whoever brings something may be asked again."""
-    resumption = Resumption()
-    for _ in range(10):
-        resumption.note(sse.Frame(b"", b"e1"))
-
-        assert _delay(resumption, attempts=1) == pytest.approx(0.1)
-    assert _delay(resumption, attempts=1) is None
+def test_a_clean_end_waits_as_long_as_the_upstream_says() -> None:
+    """`retry` is in milliseconds; without one a second is waited."""
+    assert delay(resumption(b"id: a\ndata: 1")) == DEFAULT_RETRY_SECONDS
+    assert delay(resumption(b"retry: 250\nid: a\ndata: 1")) == 0.25
+    assert delay(resumption(b"retry: 250", b"id: a\ndata: 1", b"retry: 0")) == 0.0
 
 
-@pytest.mark.parametrize(("retry", "seconds"), [(None, 1.0), (2500, 2.5), (10**12, LONGEST_RETRY_SECONDS)])
-def test_a_clean_end_is_met_again_after_its_retry(retry: int | None, seconds: float):
-    """A second where none was named, and never longer than a client can be left without a word."""
-    resumption = Resumption()
-    resumption.note(sse.Frame(b"", b"e1", retry=retry))
+def test_no_upstream_sends_a_call_to_sleep() -> None:
+    """A `retry` of a day is cut to what a client lives through."""
+    assert delay(resumption(b"id: a\nretry: 86400000\ndata: 1")) == LONGEST_RETRY_SECONDS
 
-    assert _delay(resumption, is_clean=True) == seconds
+
+def test_a_cut_is_tried_again_soon_and_then_less_soon() -> None:
+    """The first attempt after the shortest delay, each further one that much later, whatever `retry` says."""
+    made = resumption(b"retry: 5000\nid: a\ndata: 1")
+
+    assert [delay(made, is_clean=False) for _ in range(4)] == pytest.approx([0.1, 0.2, 0.3, None])
+
+
+def test_attempts_that_bring_nothing_come_to_an_end() -> None:
+    """Clean ends and cuts count alike; none are left at 0."""
+    made = resumption(b"id: a\ndata: 1")
+
+    assert delay(made, attempts=2) is not None
+    assert delay(made, attempts=2, is_clean=False) is not None
+    assert delay(made, attempts=2) is None
+    assert delay(made, attempts=2, is_clean=False) is None
+    assert delay(resumption(b"id: a\ndata: 1"), attempts=0) is None
+
+
+def test_an_id_is_progress() -> None:
+    """Attempts count anew, and so do their delays; frames without an id change nothing."""
+    made = resumption(b"id: a\ndata: 1")
+    delay(made, is_clean=False)
+    delay(made, is_clean=False)
+    made.note(frame(b"data: 2"))
+
+    assert delay(made, is_clean=False) == pytest.approx(0.3)
+
+    made.note(frame(b"id: b\ndata: 3"))
+
+    assert delay(made, is_clean=False) == pytest.approx(0.1)
+
+
+def test_a_stream_is_a_first_one_until_somebody_says_otherwise() -> None:
+    """Whether frames may repeat is set by who resumes."""
+    assert not Resumption().is_resumed
 
 
 def test_repeated_progress_is_stale():
     """A value that is not above the last delivered one of its token is a repeat (semantics 13)."""
     ctx = make_context()
-    log = MemoryLog("a" * 12, ctx.budget)  # type: ignore[arg-type]
+    log = MemoryLog(Epoch("a" * 12), ctx.budget)
     stream = log.open(call_stream(1), (1,))
     for value, token in ((1, "a"), (3, "a"), (2, "b")):
         log.append(stream, b"message", json.dumps(progress(value, token)).encode(), None)

@@ -1,10 +1,10 @@
 """One session as a whole: its idleness, its lifetime, its ends, and that nothing of it is left behind."""
 
 import pytest
-from support.fakes import FakeSink, post
-from support.scenes import Scene, break_off, progress, reason, result, server_request
 
 from proxy.core.session import BindingState, CloseReason
+from support.fakes import FakeSink, post
+from support.scenes import Scene, break_off, progress, reason, result, server_request
 
 
 def _busy(scene: Scene) -> list[FakeSink]:

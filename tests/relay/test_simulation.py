@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
+
 from support.scenes import Front, break_off
 from support.world import SMALL_WINDOW, Client, Server
 

@@ -1,11 +1,11 @@
 """The upstream's side of the standalone stream: one GET, kept while the session is bound."""
 
 import pytest
-from support.fakes import Attempt, FakeSink, initialize_answer
-from support.scenes import Scene, break_off, message, result, server_request
 
 from proxy.core.session import CloseReason
 from proxy.relay.standalone import LinkState
+from support.fakes import Attempt, FakeSink, initialize_answer
+from support.scenes import Scene, break_off, message, result, server_request
 
 
 def _link(scene: Scene) -> Attempt:

@@ -2,9 +2,9 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fakes import FakeClock
 
 from proxy.relay.wheel import Wheel
+from support.fakes import FakeClock
 
 PERIOD = 16.0
 

@@ -182,9 +182,7 @@ def add_tools(server: Any, sessions: defaultdict[str, Remembered], executed: Any
         executed("whoami")
         mine = sessions[session_key(ctx)]
         mine.calls += 1
-        return json.dumps(
-            {"calls": mine.calls, "pid": os.getpid(), "subscriptions": sorted(mine.subscriptions)}
-        )
+        return json.dumps({"calls": mine.calls, "pid": os.getpid(), "subscriptions": sorted(mine.subscriptions)})
 
     @server.tool()
     async def level(ctx: Context) -> str:
@@ -230,9 +228,7 @@ def add_callbacks(server: Any, executed: Any) -> None:
         executed("sample", prompt=prompt)
         asked = SamplingMessage(role="user", content=TextContent(type="text", text=prompt))
         # Without a related request the question goes out on the standalone stream.
-        result = await ctx.session.create_message(
-            messages=[asked], max_tokens=10, related_request_id=ctx.request_id
-        )
+        result = await ctx.session.create_message(messages=[asked], max_tokens=10, related_request_id=ctx.request_id)
         return str(result.content.text)
 
     @server.tool()
@@ -323,9 +319,7 @@ def main() -> int:
     """Serve until a signal comes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument(
-        "--event-store", action="store_true", help="keep events, so that streams can be resumed"
-    )
+    parser.add_argument("--event-store", action="store_true", help="keep events, so that streams can be resumed")
     parser.add_argument("--retry-ms", type=int, help="the retry hint of priming events; needs --event-store")
     parser.add_argument("--json", action="store_true", help="answer with JSON bodies instead of streams")
     parser.add_argument("--stateless", action="store_true", help="issue no session ids")

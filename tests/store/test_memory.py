@@ -1,7 +1,5 @@
 """The log in memory: its bounds and its accounting; `test_memory_model` mixes everything that can happen."""
 
-from support.fakes import FakeClock, FakeSink, make_config
-
 from proxy.core import sse
 from proxy.core.cursor import event_id
 from proxy.core.ids import STANDALONE, Epoch, Offset, call_stream
@@ -9,6 +7,7 @@ from proxy.core.replay import Stream, StreamState
 from proxy.relay.feed import Feed
 from proxy.relay.wheel import Wheel
 from proxy.store.memory import ENTRY_OVERHEAD, TOMBSTONES, Budget, MemoryLog
+from support.fakes import FakeClock, FakeSink, make_config
 
 EPOCH = Epoch("0123456789ab")
 

@@ -3,7 +3,6 @@
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support.fakes import FakeClock, FakeSink, make_config
 
 from proxy.core import sse
 from proxy.core.cursor import event_id, parse
@@ -12,6 +11,7 @@ from proxy.core.replay import Stream, StreamState
 from proxy.relay.feed import Feed
 from proxy.relay.wheel import Wheel
 from proxy.store.memory import ENTRY_OVERHEAD, Budget, MemoryLog
+from support.fakes import FakeClock, FakeSink, make_config
 
 
 def offsets(stream: Stream) -> list[int]:

@@ -140,9 +140,7 @@ class Client:
         except TimeoutError:
             raise TimeoutError(self._describe()) from None
 
-    async def updated(
-        self, uri: str, after: int = 0, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS
-    ) -> Event:
+    async def updated(self, uri: str, after: int = 0, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> Event:
         """Wait for a `resources/updated` of one resource."""
 
         def is_update(event: Event) -> bool:
@@ -152,11 +150,7 @@ class Client:
 
     def progress(self, op_id: str) -> list[float]:
         """List the progress values that one call has reported."""
-        return [
-            event["progress"]
-            for event in self.events
-            if event["event"] == "progress" and event["id"] == op_id
-        ]
+        return [event["progress"] for event in self.events if event["event"] == "progress" and event["id"] == op_id]
 
     def http(self, rpc: str | None = None, method: str = "POST") -> list[Event]:
         """List the HTTP exchanges of one JSON-RPC method, or of one HTTP method that carries none."""
@@ -165,9 +159,7 @@ class Client:
 
     def session_ids(self) -> set[str]:
         """List every session id that an answer gave this client."""
-        return {
-            event["got_session"] for event in self.events if event["event"] == "http" and event["got_session"]
-        }
+        return {event["got_session"] for event in self.events if event["event"] == "http" and event["got_session"]}
 
     def _describe(self) -> str:
         last = "\n".join(json.dumps(event)[:300] for event in self.events[-25:])

@@ -86,9 +86,7 @@ def _run(name: str, *command: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as late:
-        raise EnvError(
-            f"{name}: {' '.join(command)} took longer than {BUILD_TIMEOUT_SECONDS:.0f} s"
-        ) from late
+        raise EnvError(f"{name}: {' '.join(command)} took longer than {BUILD_TIMEOUT_SECONDS:.0f} s") from late
     if done.returncode != 0:
         raise EnvError(f"{name}: {' '.join(command)} failed with {done.returncode}\n{done.stdout[-4000:]}")
 

@@ -98,9 +98,7 @@ def _npm_from_the_system() -> str:
     """Install npm with the system's package manager where that is allowed, and return its path."""
     if os.geteuid() == 0 and shutil.which("apt-get"):
         # Failure to refresh the index need not be fatal: the index on the machine may do.
-        subprocess.run(
-            ["apt-get", "update", "-qq"], check=False, capture_output=True, timeout=INSTALL_TIMEOUT_SECONDS
-        )
+        subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True, timeout=INSTALL_TIMEOUT_SECONDS)
         _run(["apt-get", "install", "--yes", "-qq", "--no-install-recommends", "nodejs", "npm"], ROOT)
     npm = shutil.which("npm")
     if npm is None:
@@ -138,14 +136,10 @@ def _newest_node() -> Path:
     own = shutil.which("node")
     if own is None:
         raise NodeError(f"node is missing: version {LEAST_NODE} or later is needed")
-    said = subprocess.run(
-        [own, "--version"], capture_output=True, text=True, check=True, timeout=30
-    ).stdout.strip()
+    said = subprocess.run([own, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
     version = re.match(r"v(\d+)", said)
     if version is None or int(version[1]) < LEAST_NODE:
-        raise NodeError(
-            f"{own} is {said}; version {LEAST_NODE} or later is needed, and no package brings it here"
-        )
+        raise NodeError(f"{own} is {said}; version {LEAST_NODE} or later is needed, and no package brings it here")
     return Path(own)
 
 

@@ -41,9 +41,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 class Process:
     """One child process with its output read in the background."""
 
-    def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.command = [str(part) for part in command]
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)

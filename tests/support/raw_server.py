@@ -10,12 +10,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from support.raw import RESET_ON_CLOSE
-from support.waiting import until
-
 from proxy.config import Upstream
 from proxy.core.headers import Headers
 from proxy.upstream.base import Edge, Exchange, Loss, UpstreamRequest
+from support.raw import RESET_ON_CLOSE
+from support.waiting import until
 
 DEADLINE_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 0.5

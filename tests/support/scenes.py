@@ -7,6 +7,13 @@ fakes, so that a test can always do the same by hand.
 import json as jsonlib
 from typing import Any
 
+from proxy.core import headers as h
+from proxy.core.edge import Request
+from proxy.core.ids import RequestId
+from proxy.downstream.listener import Listener
+from proxy.registry import Registry
+from proxy.relay.session import SessionRelay
+from proxy.upstream.base import Loss
 from support.fakes import (
     ACCEPT_BOTH,
     JSON_TYPE,
@@ -25,14 +32,6 @@ from support.fakes import (
     request_body,
     result_body,
 )
-
-from proxy.core import headers as h
-from proxy.core.edge import Request
-from proxy.core.ids import RequestId
-from proxy.downstream.listener import Listener
-from proxy.registry import Registry
-from proxy.relay.session import SessionRelay
-from proxy.upstream.base import Loss
 
 SETTLE_SECONDS = 20.0
 """Longer than every timer that a closed session may leave to run out."""

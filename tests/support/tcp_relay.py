@@ -102,9 +102,7 @@ class TcpRelay:
                 with contextlib.suppress(OSError):
                     await each.wait_closed()
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_client: bool
-    ) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_client: bool) -> None:
         """Copy one direction, and its end of stream."""
         while data := await reader.read(CHUNK_BYTES):
             await self._flowing.wait()

@@ -11,6 +11,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.core import headers as h
+from proxy.core import sse
 from support.fakes import (
     ACCEPT_BOTH,
     JSON_TYPE,
@@ -23,9 +25,6 @@ from support.fakes import (
     result_body,
 )
 from support.scenes import Front, break_off
-
-from proxy.core import headers as h
-from proxy.core import sse
 
 RESYNC = "notifications/tools/list_changed"
 """The one notification that only the proxy sends here: it tells a discontinuity."""

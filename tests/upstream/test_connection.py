@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.raw_server import Heard, chunk, chunked, ok
 
 from proxy.upstream import connection as module
 from proxy.upstream.base import Loss
 from proxy.upstream.connection import MAX_HEAD_BYTES, Connection, WireExchange
 from proxy.upstream.sockets import OUTGOING_PEER_TIMEOUT_SECONDS
+from support.raw_server import Heard, chunk, chunked, ok
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -4,11 +4,11 @@ import asyncio
 
 import aiohttp
 import pytest
-from support.raw_server import Bench, Heard, Peer, answering, ok, playing, turns
-from support.waiting import until
 
 from proxy.upstream.base import Loss
 from proxy.upstream.http import HttpEdge, _is_quiet
+from support.raw_server import Bench, Heard, Peer, answering, ok, playing, turns
+from support.waiting import until
 
 
 async def test_no_request_is_repeated_even_where_aiohttp_would() -> None:

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from support.fakes import FakeClock, FakeEdge, RecordingObserver, make_config
 
 from proxy.observe.hooks import NOOP, UpstreamLost, UpstreamRecovered
 from proxy.upstream.recovery import Recovery, Ticket
+from support.fakes import FakeClock, FakeEdge, RecordingObserver, make_config
 
 
 class World:

@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-from support.raw_server import Bench, Heard, Peer, answering, ok, playing, turns
-from support.waiting import until
 
 from proxy.config import Upstream
 from proxy.upstream.base import Loss, UpstreamRequest
 from proxy.upstream.connection import Connection
 from proxy.upstream.wire import WireEdge
+from support.raw_server import Bench, Heard, Peer, answering, ok, playing, turns
+from support.waiting import until
 
 
 async def bytes_of(request: UpstreamRequest) -> bytes:
