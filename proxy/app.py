@@ -115,13 +115,17 @@ def bind(config: Config) -> socket.socket:
         ConfigError: the address cannot be had.
     """
     listen = config.listen
+    sock: socket.socket | None = None
     try:
         rows = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = rows[0]
+        # With its protocol: asyncio turns Nagle's delay off only on a socket that says it is TCP.
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
     except OSError as error:
+        if sock is not None:
+            sock.close()
         problem = f"cannot listen on {listen.address}: {error.strerror or error}"
         raise ConfigError(problem, key="listen.address") from error
     return sock

@@ -317,6 +317,18 @@ def test_a_cancel_is_forwarded_once() -> None:
     assert drops(scene) == ["nothing_to_cancel"]
 
 
+def test_a_cancel_is_for_the_session_that_runs_the_call() -> None:
+    """Lost on its way, it is not delivered to the next one, where that id may be another call's."""
+    scene = Scene()
+    scene.streaming(1)
+    scene.cancel(1)
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt("up-2")
+
+    assert len(scene.edge.find(rpc="notifications/cancelled", is_open=False)) == 1
+    assert drops(scene) == ["upstream_session_lost"]
+
+
 @pytest.mark.parametrize("params", [{"requestId": 99}, {"requestId": None}, {}, None])
 def test_a_cancel_of_nothing_is_accepted_and_recorded(params: dict[str, object] | None) -> None:
     """Unknown, finished or unnamed: the client gets its 202 and the upstream hears nothing."""

@@ -102,7 +102,8 @@ def test_whoever_waits_goes_on_when_the_upstream_answers() -> None:
     """A live waiter goes with the attempt that succeeds; its time still runs until it says that it is done."""
     waiter = Waiter()
     waiter.patience.until_reachable(waiter.ready)
-    waiter.recover()
+    waiter.clock.advance(5.0)
+    waiter.edge.reached()
 
     assert waiter.told == ["ready"]
 

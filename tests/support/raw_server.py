@@ -18,7 +18,8 @@ from support.waiting import until
 
 DEADLINE_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 0.5
-KEEPALIVE_SECONDS = 5.0
+KEEPALIVE_SECONDS = 60.0
+"""Longer than any deadline here: what ends sooner ends for another reason."""
 TURNS = 4
 """Turns of the loop in which everything that is due on loopback happens: the kernel delivers at once."""
 
@@ -269,7 +270,7 @@ class Bench:
     """One edge in front of one server. What is told against the contract fails at the end."""
 
     def __init__(
-        self, make: Callable[[Upstream], Edge], script: Script, *, is_tls: bool = False, **settings: Any
+        self, make: Callable[[Upstream], Edge], script: Script, *, is_tls: bool = False, host: str = "", **settings: Any
     ) -> None:
         self._make = make
         self._settings = {
@@ -278,6 +279,7 @@ class Bench:
             **settings,
         }
         self._is_tls = is_tls
+        self._host = host
         self.server = RawServer(script)
         self._heard: list[Heard] = []
         self.defects: list[dict[str, Any]] = []
@@ -287,6 +289,8 @@ class Bench:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.defects.append(context))
         await self.server.__aenter__()
         url = self.server.url.replace("http:", "https:") if self._is_tls else self.server.url
+        if self._host:
+            url = url.replace("127.0.0.1", self._host)
         self.edge = self._make(Upstream(**{"url": url, **self._settings}))
         return self
 
