@@ -85,7 +85,6 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_bodiless_size",
         "_exchange",
-        "_fd",
         "_has_head",
         "_has_length",
         "_headers",
@@ -95,6 +94,7 @@ class Connection(asyncio.Protocol):
         "_is_poisoned",
         "_keep",
         "_parser",
+        "_poller",
         "_pool",
         "_status",
         "_transport",
@@ -105,7 +105,8 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._exchange: WireExchange | None = None
         self._transport: asyncio.Transport | None = None
-        self._fd = -1
+        # Made once: to make and register one costs three times the question itself.
+        self._poller = select.poll()
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._status = 0
@@ -127,7 +128,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            self._fd = sock.fileno()
+            self._poller.register(sock.fileno(), select.POLLIN)
             if sock.family in (socket.AF_INET, socket.AF_INET6):
                 watch_peer(sock, OUTGOING_PEER_TIMEOUT_SECONDS)
         self._pool.opened(self)
@@ -243,9 +244,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_quiet(self) -> bool:
         """Tell whether nothing has arrived unasked, not even the end: asked of the kernel, as the loop may be late."""
-        poller = select.poll()
-        poller.register(self._fd, select.POLLIN)
-        return not poller.poll(0)
+        return not self._poller.poll(0)
 
     def begin(self, exchange: WireExchange, head: bytes, body: bytes, *, keep: bool) -> None:
         """Write a request."""
