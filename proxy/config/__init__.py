@@ -3,7 +3,7 @@
 Knows no component: each receives its section or plain values, never the whole `Config`.
 """
 
-from proxy.config.address import is_loopback, parse_address
+from proxy.config.address import parse_address
 from proxy.config.loading import ENV_PREFIX, SETTINGS, load, loads
 from proxy.config.sections import Config, Listen, Log, Replay, Server, Session, Stream, Upstream
 
@@ -18,7 +18,6 @@ __all__ = [
     "Session",
     "Stream",
     "Upstream",
-    "is_loopback",
     "load",
     "loads",
     "parse_address",

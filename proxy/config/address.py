@@ -18,23 +18,6 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach `host`, a name or an address, brackets allowed.
-
-    Of names only `localhost` counts: what another name resolves to can change after the check.
-    """
-    bare = host.removeprefix("[").removesuffix("]")
-    if bare.lower().removesuffix(".") == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(bare)
-    except ValueError:
-        return False
-    # Before Python 3.13 a mapped address (::ffff:127.0.0.1) does not answer for the one inside.
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
-
-
 def parse_address(text: str) -> tuple[str, int]:
     """Split `host:port` or `[ipv6]:port`; port 0 lets the system choose.
 

@@ -12,8 +12,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from proxy.config.address import is_loopback, shown
+from proxy.config.address import shown
 from proxy.config.sections import Config, Rule
+
+# One judgement for both: an address that counted as loopback here and not there would lose its check of Host.
+from proxy.core.headers import is_loopback
 from proxy.errors import ConfigError
 
 ENV_PREFIX = "MCP_SESSION_PROXY__"

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config import is_loopback, load, loads, parse_address
+from proxy.config import load, loads, parse_address
+from proxy.core.headers import is_loopback
 from proxy.errors import ConfigError
 
 INVALID: list[tuple[str, str, str]] = [

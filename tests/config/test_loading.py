@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config import ENV_PREFIX, SETTINGS, Config, is_loopback, load, loads
+from proxy.config import ENV_PREFIX, SETTINGS, Config, load, loads
+from proxy.core.headers import is_loopback
 from proxy.errors import ConfigError
 
 VALID: list[tuple[str, Callable[[Config], Any], Any]] = [
