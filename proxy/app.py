@@ -69,6 +69,9 @@ class App:
             route=config.listen.path,
         )
         self.registry = Registry(self.context)
+        self.counters.gauge("sessions", lambda: len(self.registry))
+        self.counters.gauge("bound_sessions", lambda: len(self.context.ids))
+        self.counters.gauge("buffered_bytes", lambda: self.budget.used + self.budget.held)
         self.listener = Listener(self.registry, config.listen)
         self.server = HttpServer(self.listener.handle, config.listen, config.stream.peer_timeout_seconds)
 

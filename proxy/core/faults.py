@@ -109,6 +109,11 @@ _ROWS = (
         "more than `session.max_calls` requests without an answer",
     ),
     Fault(
+        "too_many_bytes", 200, OVERLOADED, "not_run",
+        "the requests under way fill the proxy's memory; the call did not run",
+        "bodies of calls under way above `replay.bytes_total` for the process",
+    ),
+    Fault(
         "too_many_sessions", 200, OVERLOADED, "not_run",
         "the proxy holds as many sessions as it may",
         "an `initialize` at `session.max_sessions`",

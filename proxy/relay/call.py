@@ -126,6 +126,7 @@ class Call:
     def begin(self, *, can_stream: bool) -> None:
         """Send the call, or wait for the binding; *can_stream* allows an event stream of our own (semantics 19)."""
         relay = self._relay
+        relay.ctx.budget.hold(len(self._body))
         self._can_stream = can_stream
         for request_id in self._ids:
             relay.calls[request_id] = self
@@ -147,8 +148,6 @@ class Call:
     @property
     def awaits_bytes(self) -> bool:
         """Tell whether the upstream is expected to send something."""
-        if self.state is CallState.RESUMING:
-            return self._exchange is not None
         return self._exchange is not None and self.state in _AWAITING
 
     def runs_in(self, generation: Generation) -> bool:
@@ -587,6 +586,7 @@ class Call:
             self._linger = None
         if self._exchange is not None:
             self._linger = self._relay.ctx.clock.call_later(LINGER_SECONDS, self._cut_upstream)
+        self._relay.ctx.budget.release(len(self._body))
         self._relay.finished(self._ids)
         stream = self._stream
         if stream is not None and stream.delivered == self._start and stream.reader is None:

@@ -101,6 +101,9 @@ class Inbox:
         if len(relay.calls) + len(ids) > limit:
             replies.report_all(sink, "too_many_calls", ids, is_batch=is_batch, limit=limit)
             return False
+        if not relay.ctx.budget.has_room(len(self._request.body)):
+            replies.report_all(sink, "too_many_bytes", ids, is_batch=is_batch)
+            return False
         return True
 
     # -- notifications

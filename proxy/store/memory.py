@@ -31,8 +31,25 @@ class Budget:
         self.limits = limits
         self.now = now
         self.used = 0
+        """Bytes of all logs."""
+        self.held = 0
+        """Bytes of the requests under way, which are kept to be sent again."""
         self.logs: set[MemoryLog] = set()
         self._completed: OrderedDict[Stream, tuple[MemoryLog, float]] = OrderedDict()
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether *size* more bytes of requests under way fit the process's cap."""
+        return self.held + size <= self.limits.bytes_total
+
+    def hold(self, size: int) -> None:
+        """Count a request's body while its call runs; logs make room for it."""
+        self.held += size
+        if self.used + self.held > self.limits.bytes_total:
+            self.reclaim()
+
+    def release(self, size: int) -> None:
+        """Stop counting a body."""
+        self.held -= size
 
     def completed(self, log: "MemoryLog", stream: Stream) -> None:
         """Start the stream's last period: it stays readable for `completed_seconds`."""
@@ -53,7 +70,7 @@ class Budget:
 
     def reclaim(self) -> None:
         """Come back under the process's cap: completed streams first, oldest first, then the largest log pays."""
-        cap = self.limits.bytes_total
+        cap = self.limits.bytes_total - self.held
         while self.used > cap and self._completed:
             stream, (log, _) = next(iter(self._completed.items()))
             log.evict(stream)
@@ -163,7 +180,7 @@ class MemoryLog:
             self._release(stream.drop_oldest(), 1)
         if self.size > limits.bytes_per_session:
             self.shrink(limits.bytes_per_session)
-        if self._budget.used > limits.bytes_total:
+        if self._budget.used + self._budget.held > limits.bytes_total:
             self._budget.reclaim()
 
     def _release(self, size: int, entries: int) -> None:

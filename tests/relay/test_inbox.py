@@ -464,3 +464,27 @@ def test_a_dropped_answer_is_accepted_where_nobody_watches() -> None:
     scene.rebuilt("up-2", get_status=200)
 
     assert scene.respond("q").status == 202
+
+
+def test_requests_under_way_are_counted_until_they_end():
+    """A body is held in the process's budget while its call runs, whatever becomes of it."""
+    scene = Scene()
+    scene.call(1)
+    held = scene.relay.ctx.budget.held
+
+    assert held > 0
+
+    scene.edge.last.json(200, result_body(1))
+
+    assert scene.relay.ctx.budget.held == 0
+
+
+def test_a_request_that_the_memory_has_no_room_for_is_refused():
+    """Beyond the process's cap a call is told "not run" at once; the session and its running calls go on."""
+    scene = Scene()
+    scene.call(1)
+    scene.relay.ctx.budget.held = scene.relay.ctx.budget.limits.bytes_total
+    sink = scene.call(2)
+
+    assert reason(sink) == "too_many_bytes"
+    assert len(scene.relay.calls) == 1
