@@ -194,6 +194,18 @@ def test_whatever_happens_the_invariants_hold(group: int):
             raise
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_the_invariants_hold_for_many_more_dice(group: int):
+    """The same, over five times as many seeds that the short run does not use."""
+    for seed in range(SEEDS + group, 6 * SEEDS, GROUPS):
+        try:
+            Simulation(seed).run()
+        except AssertionError as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
 def test_the_simulation_meets_what_it_is_for():
     """The dice reach every end a call can have and every kind of event: a simulation of nothing proves nothing."""
     ends: set[str] = set()
