@@ -51,6 +51,7 @@ class Call:
 
     __slots__ = (
         "_answer_headers",
+        "_asked",
         "_body",
         "_buffer",
         "_can_stream",
@@ -90,6 +91,8 @@ class Call:
         headers: Headers,
         correlation_id: str,
         sink: Sink,
+        *,
+        asked: bytes | None = None,
     ) -> None:
         self._relay = relay
         self._ids = ids
@@ -97,6 +100,8 @@ class Call:
         self._is_batch = method is None
         self._method = method
         self._body = body
+        self._asked = body if asked is None else asked
+        """The client's POST; what goes upstream is another where a late answer was taken out of a batch."""
         self._headers = headers
         self.correlation_id = correlation_id
         self._sink: Sink | None = sink
@@ -156,7 +161,7 @@ class Call:
 
     def is_same(self, body: bytes) -> bool:
         """Tell whether a POST with an id in flight is the same request again (semantics 21)."""
-        return body == self._body
+        return body == self._asked
 
     def take_over(self, sink: Sink) -> None:
         """Answer through *sink* from now on: the client has sent the same request again."""
@@ -224,7 +229,6 @@ class Call:
         self._relay.binder.demand(self)
 
     def _waited(self) -> None:
-        self._relay.binder.leave(self)
         self.fail("unreachable")
 
     def send(self) -> None:
@@ -526,7 +530,6 @@ class Call:
         """Note the client's cancel; True when the upstream must be told as well."""
         self.is_cancelled = True
         if self.state is CallState.WAITING:
-            self._relay.binder.leave(self)
             self.fail("cancelled_unsent")
             return False
         # Many servers neither answer a cancelled call nor end its stream, and its id must become free (semantics 4).
@@ -540,8 +543,6 @@ class Call:
         """Answer every open request id with a row of the fault table."""
         if self.state is CallState.DONE:
             return
-        if self.state is CallState.WAITING:
-            self._relay.binder.leave(self)
         self._relay.told(reason, self.correlation_id)
         ids = tuple(self.unanswered)
         stream = self._stream

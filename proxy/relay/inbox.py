@@ -83,7 +83,8 @@ class Inbox:
     # -- requests
 
     def _call(self, ids: tuple[RequestId, ...], method: str | None, body: bytes, can_stream: bool) -> None:
-        call = Call(self._relay, ids, method, body, self._headers, self._correlation_id, self._sink)
+        asked = self._request.body
+        call = Call(self._relay, ids, method, body, self._headers, self._correlation_id, self._sink, asked=asked)
         call.begin(can_stream=can_stream)
 
     def _is_admitted(self, ids: tuple[RequestId, ...], *, is_batch: bool = False) -> bool:

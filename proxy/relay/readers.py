@@ -22,14 +22,11 @@ from proxy.core.session import BindingEvent, BindingState, SessionState, may_rea
 from proxy.observe import hooks
 from proxy.relay import replies
 from proxy.relay.feed import Feed
-from proxy.relay.standalone import LinkState
+from proxy.relay.standalone import HEAD_WAIT_SECONDS, LinkState
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
     from proxy.relay.session import SessionRelay
-
-HEAD_WAIT_SECONDS = 1.0
-"""How long a client's GET waits for the upstream's word on its standalone stream (semantics 18)."""
 
 
 class Readers:

@@ -17,15 +17,13 @@ from proxy.core import jsonrpc, sse
 from proxy.core.headers import Headers
 from proxy.core.ids import Generation, RequestId, UpstreamSessionId, is_legal_session_id
 from proxy.core.jsonrpc import Kind
+from proxy.relay.standalone import HEAD_WAIT_SECONDS
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
     from proxy.relay.session import SessionRelay
     from proxy.upstream.recovery import Ticket
-
-HEAD_WAIT_SECONDS = 1.0
-"""How long the standalone stream's head is awaited before the rebuild goes on (semantics 18)."""
 
 
 class Refusal(msgspec.Struct):

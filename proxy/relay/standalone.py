@@ -27,6 +27,8 @@ _GROWTH = 2.0
 BARREN_RESUMES = 3
 # A status that says nothing of the cursor: 0 is a connection that broke, 409 another reader that is still there.
 _PASSING_STATUSES = frozenset({0, 409, 429, 502, 503, 504})
+HEAD_WAIT_SECONDS = 1.0
+"""How long the upstream's word on its stream is awaited, by a client's GET and by a rebuild (semantics 18)."""
 STEADY_SECONDS = 5.0
 """A link that held this long was a good one: the next break starts with short waits again."""
 LONGEST_BACKOFF_SECONDS = 30.0

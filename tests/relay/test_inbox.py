@@ -250,6 +250,25 @@ def test_the_same_batch_again_takes_the_first_over():
     assert second.json() == [result(1), result(2)]
 
 
+def test_a_batch_without_its_late_answer_is_still_the_same():
+    """What was taken out of the first does not make the second another batch: it joins, and nothing runs twice."""
+    scene = Scene(version="2025-03-26")
+    scene.listening()
+    scene.edge.one(method="GET").frame(server_request(7))
+    scene.call("lost")
+    scene.lose_session(scene.edge.one(rpc="tools/call"))
+    scene.rebuilt("up-2", get_status=200)
+    scene.edge.one(rpc="tools/call").json(200)
+    members = [result_body(7), request_body("tools/call", 1)]
+    first = scene.batch(*members)
+    sent = len(bodies(scene))
+    second = scene.batch(*members)
+    scene.edge.last.json(200, [result(1)])
+
+    assert len(bodies(scene)) == sent
+    assert (first.status, second.json()) == (202, [result(1)])
+
+
 def _batched_answers(scene: Scene) -> list[int | str]:
     """Lose a session with an open request 1, ask 1 again in the next, and return both ids as shown."""
     sink = scene.listening()
