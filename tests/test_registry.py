@@ -3,6 +3,7 @@
 import pytest
 
 from proxy.core import headers as h
+from proxy.core.head import Head
 from proxy.core.idmap import Bound
 from proxy.core.session import BindingState, CloseReason, SessionState
 from proxy.observe.hooks import NOOP, Drained, SessionClosed, SessionOpened
@@ -94,7 +95,7 @@ def test_openings_under_way_take_their_place() -> None:
     """An `initialize` that may become a session counts as one until it is answered."""
     ctx = make_context(max_sessions=1)
     registry = Registry(ctx)
-    Opening(ctx, 0, [], initialize_body(), FakeSink(), registry.open).begin()
+    Opening(ctx, 0, Head("POST", "/mcp", []), initialize_body(), FakeSink(), registry.open).begin()
 
     assert registry.is_full
 
@@ -170,7 +171,7 @@ def test_running_calls_are_known() -> None:
     ctx.edge.last.json()
     assert not registry.has_running_calls
 
-    Opening(ctx, 0, [], initialize_body(), FakeSink(), registry.open).begin()
+    Opening(ctx, 0, Head("POST", "/mcp", []), initialize_body(), FakeSink(), registry.open).begin()
     assert registry.has_running_calls
     ctx.edge.last.json(500, b"{}")
     assert not registry.has_running_calls
@@ -185,7 +186,7 @@ def test_the_end_tells_everybody() -> None:
     streamed = post(two, request_body("tools/call", "1"))
     ctx.clock.advance()
     opening = FakeSink()
-    Opening(ctx, 0, [], initialize_body(), opening, registry.open).begin()
+    Opening(ctx, 0, Head("POST", "/mcp", []), initialize_body(), opening, registry.open).begin()
     listener = listen(one)
     ctx.edge.one(method="GET").sse()
 

@@ -8,16 +8,20 @@ from typing import Protocol
 
 import msgspec
 
+from proxy.core.head import Head
 from proxy.core.headers import Headers
 
 
 class Request(msgspec.Struct, gc=False):
     """One HTTP request, read whole."""
 
-    method: str
-    path: str
-    headers: Headers
+    head: Head
     body: bytes
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of its head."""
+        return self.head.headers
 
 
 class Watcher(Protocol):
@@ -40,8 +44,11 @@ class Sink(Protocol):
     def watch(self, watcher: Watcher | None) -> None:
         """Name the one watcher; the last one named counts."""
 
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send one whole answer; nothing was started before."""
+
     def start(self, status: int, headers: Headers) -> None:
-        """Begin the answer. An answer finished in the same turn goes out whole, with its length."""
+        """Begin an answer in pieces. One that is finished in the same turn goes out whole, with its length."""
 
     def write(self, data: bytes) -> None:
         """Send body bytes."""
@@ -52,10 +59,3 @@ class Sink(Protocol):
     def abort(self) -> None:
         """Cut the connection without a last chunk: what was sent is not to be taken for complete."""
 
-
-def answer(sink: Sink, status: int, headers: Headers, body: bytes) -> None:
-    """Send one whole answer."""
-    sink.start(status, headers)
-    if body:
-        sink.write(body)
-    sink.finish()

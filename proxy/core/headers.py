@@ -7,17 +7,52 @@ that does not match.
 
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from enum import Enum
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 Headers: TypeAlias = list[tuple[str, str]]
+
+
+class Body(Enum):
+    """What an answer's head says of its body."""
+
+    PLAIN = "plain"
+    STREAM = "stream"
+    """Server-sent events."""
+    UNREADABLE = "unreadable"
+    """Server-sent events in a content coding."""
+
+
+class Block(list[tuple[str, str]]):
+    """Headers that many messages share: made once, never changed, with room for what is worked out of them.
+
+    A list like any other to whoever only reads it. Clients and servers repeat their heads byte for byte, so the
+    edges hand the same block in and get the same block out, and nothing about it is found out twice.
+    """
+
+    __slots__ = ("body", "is_of_session", "onward", "wire")
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__(pairs)
+        self.wire: bytes | None = None
+        """The field lines, once rendered."""
+        self.onward: Block | None = None
+        """What of an answer goes on to the client, once chosen."""
+        self.is_of_session: bool | None = None
+        """Whether it carries a session id, once asked."""
+        self.body: Body | None = None
+        """What kind of body it announces, once asked."""
+
 
 SESSION_ID: Final = "Mcp-Session-Id"
 PROTOCOL_VERSION: Final = "MCP-Protocol-Version"
 LAST_EVENT_ID: Final = "Last-Event-ID"
 METHOD: Final = "Mcp-Method"
 NAME: Final = "Mcp-Name"
+REQUEST_ID: Final = "X-Request-Id"
+"""Not of the protocol: it follows one request through everybody's logs."""
 
 SINGLE_VALUE: Final = (SESSION_ID, PROTOCOL_VERSION, LAST_EVENT_ID, "Content-Type", "Origin", "Host")
 """Headers that mean one thing or nothing: between two different values there is no right choice."""
@@ -66,6 +101,23 @@ def get(headers: Headers, name: str) -> str | None:
     return None
 
 
+def render(headers: Headers) -> bytes:
+    """Return the field lines, each with its line end (RFC 9112, 5).
+
+    Raises:
+        ValueError: a name or value holds a line end or NUL, and would say more than one thing.
+    """
+    if type(headers) is Block and headers.wire is not None:
+        return headers.wire
+    # Headers were decoded this way; surrogates stand for bytes that are not UTF-8.
+    wire = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("utf-8", "surrogateescape")
+    if wire.count(b"\n") != len(headers) or wire.count(b"\r") != len(headers) or b"\0" in wire:
+        raise ValueError("a header value holds a line end or NUL")
+    if type(headers) is Block:
+        headers.wire = wire
+    return wire
+
+
 def get_all(headers: Headers, name: str) -> list[str]:
     """Return all values of `name` in wire order."""
     wanted = name.lower()
@@ -103,6 +155,23 @@ def forward_request(headers: Headers, *, trust_forwarded: bool = False) -> Heade
 
 def forward_response(headers: Headers) -> Headers:
     """Choose what of an upstream's response goes to the client."""
+    if type(headers) is not Block:
+        return _forward_response(headers)
+    if headers.onward is None:
+        headers.onward = Block(_forward_response(headers))
+    return headers.onward
+
+
+def names_session(headers: Headers) -> bool:
+    """Tell whether a head carries a session id."""
+    if type(headers) is not Block:
+        return get(headers, SESSION_ID) is not None
+    if headers.is_of_session is None:
+        headers.is_of_session = get(headers, SESSION_ID) is not None
+    return headers.is_of_session
+
+
+def _forward_response(headers: Headers) -> Headers:
     kept = []
     connection = None
     for header in headers:
@@ -150,6 +219,26 @@ def accepts_sse(headers: Headers) -> bool:
 
 def _is_refusal(parameter: str) -> bool:
     return parameter.startswith("q=") and parameter[2:].strip("0") in {"", "."}
+
+
+def body_of(headers: Headers) -> Body:
+    """Tell what kind of body an answer's head announces."""
+    if type(headers) is not Block:
+        return _body_of(headers)
+    if headers.body is None:
+        headers.body = _body_of(headers)
+    return headers.body
+
+
+def _body_of(headers: Headers) -> Body:
+    if not is_sse(get(headers, "Content-Type")):
+        return Body.PLAIN
+    return Body.UNREADABLE if is_encoded(headers) else Body.STREAM
+
+
+def is_encoded(headers: Headers) -> bool:
+    """Tell whether a body is in a content coding: the proxy asks for none and reads none."""
+    return (get(headers, "Content-Encoding") or "identity") != "identity"
 
 
 def is_json(content_type: str | None) -> bool:

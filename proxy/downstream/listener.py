@@ -4,10 +4,13 @@ Owns the checks that come before any session (path, Host, Origin, method, header
 talks to an upstream. Invariant: every request gets exactly one answer through its sink.
 """
 
+from typing import cast
+
 from proxy.config import Listen
 from proxy.core import headers as h
 from proxy.core import jsonrpc
-from proxy.core.edge import Request, Sink, answer
+from proxy.core.edge import Request, Sink
+from proxy.core.head import Head
 from proxy.core.ids import RequestId
 from proxy.core.jsonrpc import Envelope, Kind
 from proxy.core.revision import is_known, is_modern
@@ -16,6 +19,11 @@ from proxy.registry import Registry
 from proxy.relay import replies
 from proxy.relay.opening import Opening
 from proxy.relay.passthrough import Passthrough
+
+_FINE = "fine"
+"""The verdict on a head with which nothing is wrong."""
+_Fault = tuple[str, dict[str, str]]
+"""A row of the fault table, and the names that belong into its message."""
 
 
 class Listener:
@@ -31,23 +39,27 @@ class Listener:
 
     def handle(self, request: Request, sink: Sink) -> None:
         """Answer one request, now or later."""
-        fault = self._fault(request)
-        if fault is not None:
-            reason, names = fault
+        head = request.head
+        verdict = head.verdict
+        if verdict is None:
+            verdict = head.verdict = self._judge(head)
+        if verdict is not _FINE:
+            reason, names = cast("_Fault", verdict)
             self._reject(sink, reason, None, **names)
-        elif request.method == "POST":
+        elif head.method == "POST":
             self._post(request, sink)
-        elif request.method == "GET":
+        elif head.method == "GET":
             self._get(request, sink)
-        elif request.method == "DELETE":
+        elif head.method == "DELETE":
             self._delete(request, sink)
         else:
             self._reject(sink, "method")
 
-    def _fault(self, request: Request) -> tuple[str, dict[str, str]] | None:
-        headers = request.headers
+    def _judge(self, head: Head) -> object:
+        """Return what is wrong with a head, whatever its session and body are."""
+        headers = head.headers
         config = self._config
-        if _path_of(request.path) not in self._paths:
+        if _path_of(head.path) not in self._paths:
             return "no_such_path", {"path": config.path}
         host = h.get(headers, "Host")
         if not h.host_allowed(host, self._host, config.allowed_hosts):
@@ -57,20 +69,20 @@ class Listener:
         doubled = h.duplicated_headers(headers)
         if doubled:
             return "duplicate_header", {"header": doubled[0]}
-        return None
+        return _FINE
 
     # -- POST
 
     def _post(self, request: Request, sink: Sink) -> None:
-        headers = request.headers
+        head = request.head
         envelope = jsonrpc.classify(request.body)
-        if is_modern(h.get(headers, h.PROTOCOL_VERSION)):
+        if head.is_modern:
             self._pass_through(envelope, request, sink, is_modern=True)
             return
         if envelope.method == "initialize" and envelope.kind is Kind.REQUEST and envelope.id is not None:
             self._open(envelope.id, request, sink)
             return
-        session_id = h.get(headers, h.SESSION_ID)
+        session_id = head.session_id
         relay = self._registry.find(session_id) if session_id is not None else None
         if relay is not None:
             relay.post(envelope, request, sink)
@@ -88,7 +100,7 @@ class Listener:
         elif registry.is_full:
             self._reject(sink, "too_many_sessions", request_id, limit=self._ctx.session.max_sessions)
         else:
-            Opening(self._ctx, request_id, request.headers, request.body, sink, registry.open).begin()
+            Opening(self._ctx, request_id, request.head, request.body, sink, registry.open).begin()
 
     def _pass_through(self, envelope: Envelope, request: Request, sink: Sink, *, is_modern: bool) -> None:
         ids: tuple[RequestId, ...] = ()
@@ -97,23 +109,24 @@ class Listener:
         elif envelope.kind is Kind.BATCH:
             members = [member for member, _ in jsonrpc.split_batch(request.body)]
             ids = tuple(member.id for member in members if member.kind is Kind.REQUEST and member.id is not None)
-        headers, _ = self._ctx.upstream_headers(request.headers)
-        Passthrough(self._ctx, ids, headers, request.body, sink, method=envelope.method, is_modern=is_modern).begin()
+        exchange = Passthrough(
+            self._ctx, ids, request.head, request.body, sink, method=envelope.method, is_modern=is_modern
+        )
+        exchange.begin()
 
     # -- GET and DELETE
 
     def _get(self, request: Request, sink: Sink) -> None:
-        headers = request.headers
-        version = h.get(headers, h.PROTOCOL_VERSION)
-        session_id = h.get(headers, h.SESSION_ID)
-        if is_modern(version):
+        head = request.head
+        version, session_id = head.version, head.session_id
+        if head.is_modern:
             # The modern transport has no GET (2026-07-28).
             self._reject(sink, "method")
         elif session_id is None:
             self._reject(sink, "missing_session")
         elif version is not None and not is_known(version):
             self._reject(sink, "bad_version", version=version[:64])
-        elif not h.accepts_sse(headers):
+        elif not head.accepts_sse:
             self._reject(sink, "not_acceptable")
         else:
             relay = self._registry.find(session_id)
@@ -125,9 +138,8 @@ class Listener:
                 relay.readers.listen(request, sink)
 
     def _delete(self, request: Request, sink: Sink) -> None:
-        headers = request.headers
-        session_id = h.get(headers, h.SESSION_ID)
-        if is_modern(h.get(headers, h.PROTOCOL_VERSION)):
+        session_id = request.head.session_id
+        if request.head.is_modern:
             self._reject(sink, "method")
         elif session_id is None:
             self._reject(sink, "missing_session")
@@ -137,9 +149,9 @@ class Listener:
                 self._reject(sink, "unknown_session")
                 return
             # The live request's credentials, so that the upstream lets itself be told.
-            relay.credentials, _ = self._ctx.upstream_headers(headers)
+            relay.credentials = self._ctx.forward(request.head)
             relay.close(CloseReason.DELETED)
-            answer(sink, 200, [], b"")
+            sink.answer(200, [], b"")
 
     def _reject(self, sink: Sink, reason: str, request_id: RequestId | None = None, **data: object) -> None:
         observer = self._ctx.observer

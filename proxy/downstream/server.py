@@ -17,7 +17,8 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from multidict import CIMultiDict
 
 from proxy.config import Listen
-from proxy.core.edge import Request, Sink, Watcher, answer
+from proxy.core.edge import Request, Sink, Watcher
+from proxy.core.head import Head
 from proxy.core.headers import Headers
 from proxy.relay import replies
 from proxy.upstream.sockets import watch_peer
@@ -102,12 +103,12 @@ class HttpServer:
             return await sink.drive()
         except RequestPayloadError:
             headers = [("Content-Type", "text/plain"), ("Connection", "close")]
-            answer(sink, 400, headers, b"the request's body cannot be decoded\n")
+            sink.answer(400, headers, b"the request's body cannot be decoded\n")
             return await sink.drive()
         pairs = list(request.headers.items())
         if request.headers.get("Content-Encoding", "").lower() in _DECODED:
             pairs = [pair for pair in pairs if pair[0].lower() != "content-encoding"]
-        self._handle(Request(request.method, request.raw_path, pairs, body), sink)
+        self._handle(Request(Head(request.method, request.raw_path, pairs), body), sink)
         try:
             return await sink.drive()
         except BaseException:  # whatever ends the handler, nobody reads the sink any more
@@ -176,6 +177,13 @@ class _HttpSink:
     def watch(self, watcher: Watcher | None) -> None:
         """Name the one watcher."""
         self._watcher = watcher
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send one whole answer."""
+        self.start(status, headers)
+        if body:
+            self.write(body)
+        self.finish()
 
     def start(self, status: int, headers: Headers) -> None:
         """Begin the answer."""

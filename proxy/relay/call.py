@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.core import exchange, faults, jsonrpc, sse
 from proxy.core import headers as h
-from proxy.core.edge import Sink, answer
+from proxy.core.edge import Sink
 from proxy.core.exchange import Action, CallState, Outcome
-from proxy.core.headers import Headers
+from proxy.core.head import Head
+from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation, RequestId
 from proxy.core.jsonrpc import Envelope, Kind
 from proxy.relay import replies
 from proxy.relay.patience import Patience
 from proxy.relay.resumption import Resumption
-from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+from proxy.upstream.base import Exchange, Loss
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from proxy.relay.rebuild import Refusal
     from proxy.relay.session import SessionRelay
 
-LINGER_SECONDS = 5.0
-"""How long an upstream may keep an answered call's stream open before it is cut."""
 CANCEL_SECONDS = 5.0
 """How long a cancelled call may still be answered."""
 _OUTCOMES = {
@@ -55,25 +54,24 @@ class Call:
         "_body",
         "_buffer",
         "_can_stream",
+        "_cancelling",
         "_carried_id",
         "_decoder",
         "_exchange",
-        "_headers",
+        "_head",
         "_ids",
         "_is_batch",
-        "_linger",
         "_method",
         "_patience",
         "_pause",
         "_rebuilt",
         "_relay",
-        "_resumption",
+        "_resumptions",
         "_sink",
         "_size",
         "_start",
         "_status",
         "_stream",
-        "_upgrade",
         "correlation_id",
         "generation",
         "is_cancelled",
@@ -88,7 +86,7 @@ class Call:
         ids: tuple[RequestId, ...],
         method: str | None,
         body: bytes,
-        headers: Headers,
+        head: Head,
         correlation_id: str,
         sink: Sink,
         *,
@@ -102,7 +100,7 @@ class Call:
         self._body = body
         self._asked = body if asked is None else asked
         """The client's POST; what goes upstream is another where a late answer was taken out of a batch."""
-        self._headers = headers
+        self._head = head
         self.correlation_id = correlation_id
         self._sink: Sink | None = sink
         self.state = CallState.WAITING
@@ -118,13 +116,12 @@ class Call:
         self._buffer: list[bytes] | None = None
         self._size = 0
         self._decoder: sse.Decoder | None = None
-        self._resumption = Resumption()
+        self._resumptions: Resumption | None = None
         self._stream: Stream | None = None
         self._start: Offset | None = None
-        self._upgrade: Timer | None = None
         self._patience: Patience | None = None
         self._pause: Timer | None = None
-        self._linger: Timer | None = None
+        self._cancelling: Timer | None = None
 
     # -- the client's side
 
@@ -138,13 +135,20 @@ class Call:
         if self._sink is not None:
             self._sink.watch(self)
         if can_stream:
-            self._upgrade = relay.ctx.clock.call_later(relay.ctx.stream.upgrade_after_seconds, self._upgrade_now)
+            relay.ctx.upgrades.add(self)
         relay.binder.demand(self)
 
     @property
     def headers(self) -> Headers:
         """The client's headers as they go upstream; a rebuild for this call uses their credentials."""
-        return self._headers
+        return self._relay.ctx.forward(self._head)
+
+    @property
+    def _resumption(self) -> Resumption:
+        # Most calls are answered by no stream.
+        if self._resumptions is None:
+            self._resumptions = Resumption()
+        return self._resumptions
 
     def owns(self, stream: Stream) -> bool:
         """Tell whether *stream* is this call's."""
@@ -175,32 +179,28 @@ class Call:
             # Harmless to every client line, and the one answer that promises nothing.
             replies.accepted(previous)
         elif self._can_stream:
-            # The first client took its timer along when it went.
-            self._upgrade = self._relay.ctx.clock.call_later(
-                self._relay.ctx.stream.upgrade_after_seconds, self._upgrade_now
-            )
+            # The first client took its deadline along when it went.
+            self._relay.ctx.upgrades.add(self)
 
     def sink_closed(self) -> None:
         """The client is gone; a disconnect is not a cancel, the exchange goes on."""
         self._sink = None
-        self._cancel_upgrade()
+        self._relay.ctx.upgrades.discard(self)
 
     def sink_drained(self) -> None:
         """Nothing waits for room before the stream has begun."""
 
-    def _upgrade_now(self) -> None:
-        self._upgrade = None
-        self._open_stream([])
-
-    def _cancel_upgrade(self) -> None:
-        if self._upgrade is not None:
-            self._upgrade.cancel()
-            self._upgrade = None
+    def due(self) -> None:
+        """Give the client a stream, as the answer takes long; or cut an answered call's, which takes long to end."""
+        if self.state is CallState.DONE:
+            self._cut_upstream()
+        else:
+            self._open_stream([])
 
     def _open_stream(self, headers: Headers) -> None:
         if self._stream is not None:
             return
-        self._cancel_upgrade()
+        self._relay.ctx.upgrades.discard(self)
         stream = self._stream = self._relay.open_stream(self._ids)
         self._start = stream.floor
         sink, self._sink = self._sink, None
@@ -240,12 +240,11 @@ class Call:
         binding = relay.session.binding
         self.generation = binding.generation
         self.state = CallState.SENT
-        headers = self._headers
         self._carried_id = binding.upstream_id is not None
-        if binding.upstream_id is not None:
-            headers = [*headers, (h.SESSION_ID, binding.upstream_id)]
-        self.last_bytes = relay.ctx.clock.now()
-        self._exchange = relay.ctx.edge.send(UpstreamRequest("POST", headers, self._body), self)
+        ctx = relay.ctx
+        self.last_bytes = ctx.clock.now()
+        request = ctx.request(self._head, self._body, self.correlation_id, binding.upstream_id)
+        self._exchange = ctx.edge.send(request, self)
 
     def refuse(self, refusal: Refusal) -> None:
         """End the wait: no upstream session can be had for this call."""
@@ -255,7 +254,7 @@ class Call:
             sink, self._sink = self._sink, None
             self._done()
             sink.watch(None)
-            answer(sink, refusal.status, self._relay.answer_headers(refusal.headers), refusal.body)
+            sink.answer(refusal.status, self._relay.answer_headers(refusal.headers), refusal.body)
             return
         self.fail(refusal.reason, **refusal.data)
 
@@ -265,24 +264,24 @@ class Call:
         """The answer begins."""
         self.last_bytes = self._relay.ctx.clock.now()
         self._status = status
-        is_stream = 200 <= status < 300 and h.is_sse(h.get(headers, "Content-Type"))
+        kind = h.body_of(headers) if 200 <= status < 300 else Body.PLAIN
         if self.state is CallState.RESUMING:
-            if not is_stream:
+            if kind is Body.PLAIN:
                 self._cut_upstream()
                 self._resume_refused(status)
                 return
             self._resumption.is_resumed = True
-        elif not is_stream:
+        elif kind is Body.PLAIN:
             self._answer_headers = headers
             self._buffer = []
             return
-        if (h.get(headers, "Content-Encoding") or "identity") != "identity":
+        if kind is Body.UNREADABLE:
             self._cut_upstream()
             self.fail("answer_unusable")
             return
         self.state = CallState.STREAMING
         self._decoder = sse.Decoder(self._relay.ctx.upstream.max_message_bytes)
-        self._relay.accepted(self._headers)
+        self._relay.accepted(self.headers)
         self._open_stream(h.forward_response(headers))
 
     def on_data(self, data: bytes) -> None:
@@ -310,8 +309,7 @@ class Call:
         """The answer is over."""
         self._exchange = None
         if self.state is CallState.DONE:
-            if self._linger is not None:
-                self._linger.cancel()
+            self._relay.ctx.lingers.discard(self)
         elif self._decoder is not None:
             self._stream_ended(is_clean=proven and self._decoder.is_at_boundary)
         elif self._buffer is not None:
@@ -329,8 +327,7 @@ class Call:
         self._exchange = None
         self._buffer = None
         if self.state is CallState.DONE:
-            if self._linger is not None:
-                self._linger.cancel()
+            self._relay.ctx.lingers.discard(self)
         elif self.state is CallState.STREAMING:
             self._stream_ended(is_clean=False)
         elif self.state is CallState.RESUMING:
@@ -391,7 +388,7 @@ class Call:
     def _relay_answer(self, body: bytes) -> None:
         status = self._status
         if status < 300:
-            self._relay.accepted(self._headers)
+            self._relay.accepted(self.headers)
             if self._method in _REMEMBERED and not jsonrpc.classify(body).is_error:
                 self._remember()
         if self._stream is None and status < 300 and (status in (202, 204) or not body):
@@ -402,7 +399,7 @@ class Call:
             self._done()
             if sink is not None:
                 sink.watch(None)
-                answer(sink, status, self._relay.answer_headers(self._answer_headers), body)
+                sink.answer(status, self._relay.answer_headers(self._answer_headers), body)
         elif status < 300:
             envelope = jsonrpc.classify(body)
             if envelope.kind is Kind.RESPONSE and envelope.id in self.unanswered:
@@ -533,7 +530,7 @@ class Call:
             self.fail("cancelled_unsent")
             return False
         # Many servers neither answer a cancelled call nor end its stream, and its id must become free (semantics 4).
-        self._linger = self._relay.ctx.clock.call_later(CANCEL_SECONDS, self._cancel_now)
+        self._cancelling = self._relay.ctx.clock.call_later(CANCEL_SECONDS, self._cancel_now)
         return True
 
     def _cancel_now(self) -> None:
@@ -576,20 +573,22 @@ class Call:
 
     def _done(self) -> None:
         self.state = CallState.DONE
-        self._cancel_upgrade()
+        relay = self._relay
+        ctx = relay.ctx
+        ctx.upgrades.discard(self)
         self._end_patience()
-        self._relay.binder.leave(self)
+        relay.binder.leave(self)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
+        if self._cancelling is not None:
+            self._cancelling.cancel()
+            self._cancelling = None
         if self._exchange is not None:
-            self._linger = self._relay.ctx.clock.call_later(LINGER_SECONDS, self._cut_upstream)
-        self._relay.ctx.budget.release(len(self._body))
-        self._relay.finished(self._ids)
+            ctx.lingers.add(self)
+        ctx.budget.release(len(self._body))
+        relay.finished(self._ids)
         stream = self._stream
         if stream is not None and stream.delivered == self._start and stream.reader is None:
             # Nobody was ever given an event id of this stream, so nobody can ask for it (semantics 3).
-            self._relay.log.evict(stream)
+            relay.log.evict(stream)

@@ -11,12 +11,13 @@ from typing import Protocol
 from proxy.clock import Clock
 from proxy.config import Session, Stream, Upstream
 from proxy.core import headers as h
-from proxy.core.headers import Headers
+from proxy.core.head import Head
+from proxy.core.headers import Block, Headers
 from proxy.core.idmap import IdMap
 from proxy.core.ids import UpstreamSessionId
 from proxy.observe.hooks import Fingerprint, Observer
 from proxy.relay.farewell import Farewell
-from proxy.relay.wheel import Wheel
+from proxy.relay.wheel import Queue, Wheel
 from proxy.store.memory import Budget
 from proxy.upstream.base import Edge, UpstreamRequest
 from proxy.upstream.recovery import Recovery
@@ -35,6 +36,8 @@ _PER_REQUEST = frozenset(
         "x-request-id",
     }
 )
+LINGER_SECONDS = 5.0
+"""How long an upstream may keep an answered call's stream open before it is cut."""
 _ACCEPT_BOTH = "application/json, text/event-stream"
 
 
@@ -64,6 +67,10 @@ class Context:
     stream: Stream
     trust_forwarded: bool
     route: str
+    upgrades: Queue = field(init=False)
+    """Calls whose clients get a stream if they are not answered soon (semantics 19)."""
+    lingers: Queue = field(init=False)
+    """Calls that are answered while their upstream stream is still open."""
     farewells: set[Farewell] = field(default_factory=set)
     """DELETEs under way that no session owns any more; a drain waits for them."""
     passing: set[Abandonable] = field(default_factory=set)
@@ -75,21 +82,33 @@ class Context:
 
     def __post_init__(self) -> None:
         self._prefix = self.clock.entropy(4).hex()
+        self.upgrades = Queue(self.clock, self.stream.upgrade_after_seconds)
+        self.lingers = Queue(self.clock, LINGER_SECONDS)
 
     def correlation_id(self) -> str:
         """Return a new id that follows one request through the logs of the proxy and the upstream."""
         return f"{self._prefix}-{next(self._sequence):x}"
 
-    def upstream_headers(self, headers: Headers) -> tuple[Headers, str]:
-        """Return a client's headers as they go upstream, without session id, and the request's correlation id."""
-        forwarded = h.forward_request(headers, trust_forwarded=self.trust_forwarded)
-        request_id = h.get(headers, "X-Request-Id")
-        if request_id is None:
-            request_id = self.correlation_id()
-            forwarded.append(("X-Request-Id", request_id))
-        # The proxy reads what comes back, so nothing may compress it.
-        forwarded.append(("Accept-Encoding", "identity"))
-        return forwarded, request_id
+    def forward(self, head: Head) -> Block:
+        """Return what of a client's head goes upstream, without session id."""
+        block = head.forwarded
+        if block is None:
+            block = head.forwarded = Block(h.forward_request(head.headers, trust_forwarded=self.trust_forwarded))
+            # The proxy reads what comes back, so nothing may compress it.
+            block.append(("Accept-Encoding", "identity"))
+        return block
+
+    def request(
+        self, head: Head, body: bytes, correlation_id: str, upstream_id: UpstreamSessionId | None = None
+    ) -> UpstreamRequest:
+        """Return a client's POST as it goes upstream."""
+        headers = head.bound(self.forward(head), upstream_id)
+        given = head.request_id is not None
+        return UpstreamRequest("POST", headers, body, correlation_id="" if given else correlation_id)
+
+    def correlate(self, head: Head) -> str:
+        """Return the id that follows a client's request: its own, else a new one."""
+        return head.request_id or self.correlation_id()
 
     def own_headers(
         self,
@@ -102,7 +121,7 @@ class Context:
         """Return the headers of a request the proxy makes by itself, with the credentials that *headers* carry."""
         own = [pair for pair in headers if pair[0].lower() not in _PER_REQUEST]
         own.append(("Accept", "text/event-stream" if is_get else _ACCEPT_BOTH))
-        own.append(("X-Request-Id", self.correlation_id()))
+        own.append((h.REQUEST_ID, self.correlation_id()))
         if not is_get:
             own.append(("Content-Type", "application/json"))
         if version is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.core import headers as h
 from proxy.core import jsonrpc
 from proxy.core.edge import Request, Sink
 from proxy.core.ids import Generation, RequestId
@@ -26,13 +25,14 @@ if TYPE_CHECKING:
 class Inbox:
     """One POST on its way to who deals with it."""
 
-    __slots__ = ("_correlation_id", "_headers", "_relay", "_request", "_sink")
+    __slots__ = ("_correlation_id", "_head", "_relay", "_request", "_sink")
 
     def __init__(self, relay: SessionRelay, request: Request, sink: Sink) -> None:
         self._relay = relay
         self._request = request
         self._sink = sink
-        self._headers, self._correlation_id = relay.ctx.upstream_headers(request.headers)
+        self._head = request.head
+        self._correlation_id = relay.ctx.correlate(request.head)
 
     def sort(self, envelope: Envelope) -> None:
         """Hand the POST on."""
@@ -40,7 +40,7 @@ class Inbox:
         if kind is Kind.REQUEST and envelope.id is not None:
             ids = (envelope.id,)
             if self._is_admitted(ids):
-                self._call(ids, envelope.method, self._request.body, h.accepts_sse(self._request.headers))
+                self._call(ids, envelope.method, self._request.body, self._head.accepts_sse)
         elif kind is Kind.NOTIFICATION:
             self._notification(envelope)
         elif kind is Kind.RESPONSE:
@@ -54,7 +54,7 @@ class Inbox:
             self._batch()
         else:
             # Not ours to judge: the upstream says what is wrong with it.
-            Passthrough(self._relay.ctx, (), self._headers, self._request.body, self._sink, relay=self._relay).begin()
+            Passthrough(self._relay.ctx, (), self._head, self._request.body, self._sink, relay=self._relay).begin()
 
     def _batch(self) -> None:
         members = jsonrpc.split_batch(self._request.body)
@@ -84,7 +84,7 @@ class Inbox:
 
     def _call(self, ids: tuple[RequestId, ...], method: str | None, body: bytes, can_stream: bool) -> None:
         asked = self._request.body
-        call = Call(self._relay, ids, method, body, self._headers, self._correlation_id, self._sink, asked=asked)
+        call = Call(self._relay, ids, method, body, self._head, self._correlation_id, self._sink, asked=asked)
         call.begin(can_stream=can_stream)
 
     def _is_admitted(self, ids: tuple[RequestId, ...], *, is_batch: bool = False) -> bool:
@@ -137,7 +137,7 @@ class Inbox:
             relay.dropped("too_many_notifications", self._correlation_id)
             replies.accepted(self._sink)
         else:
-            note = Note(relay, body, self._headers, self._correlation_id, self._sink, only_in, may_repeat=may_repeat)
+            note = Note(relay, body, self._head, self._correlation_id, self._sink, only_in, may_repeat=may_repeat)
             note.begin()
 
     # -- responses to server requests

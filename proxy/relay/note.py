@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.core import headers as h
-from proxy.core.edge import Sink, answer
+from proxy.core.edge import Sink
 from proxy.core.exchange import Outcome, classify_status
-from proxy.core.headers import Headers
+from proxy.core.head import Head
+from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation
 from proxy.relay import replies
 from proxy.relay.patience import Patience
-from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+from proxy.upstream.base import Exchange, Loss
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
@@ -39,7 +40,7 @@ class Note:
         "_correlation_id",
         "_courtesy",
         "_exchange",
-        "_headers",
+        "_head",
         "_is_done",
         "_may_repeat",
         "_only_in",
@@ -56,7 +57,7 @@ class Note:
         self,
         relay: SessionRelay,
         body: bytes,
-        headers: Headers,
+        head: Head,
         correlation_id: str,
         sink: Sink,
         only_in: Generation | None,
@@ -65,7 +66,7 @@ class Note:
     ) -> None:
         self._relay = relay
         self._body = body
-        self._headers = headers
+        self._head = head
         self._correlation_id = correlation_id
         self._sink: Sink | None = sink
         self._only_in = only_in
@@ -89,7 +90,7 @@ class Note:
     @property
     def headers(self) -> Headers:
         """The client's headers as they go upstream."""
-        return self._headers
+        return self._relay.ctx.forward(self._head)
 
     def begin(self) -> None:
         """Send it, or wait for the binding; the client waits a bounded time for the upstream's own answer."""
@@ -134,12 +135,11 @@ class Note:
             self._drop("upstream_session_lost")
             return
         self.generation = binding.generation
-        headers = self._headers
         self._carried_id = binding.upstream_id is not None
-        if binding.upstream_id is not None:
-            headers = [*headers, (h.SESSION_ID, binding.upstream_id)]
         self._buffer = []
-        self._exchange = self._relay.ctx.edge.send(UpstreamRequest("POST", headers, self._body), self)
+        ctx = self._relay.ctx
+        request = ctx.request(self._head, self._body, self._correlation_id, binding.upstream_id)
+        self._exchange = ctx.edge.send(request, self)
 
     def refuse(self, refusal: Refusal) -> None:
         """End the wait: no upstream session can be had."""
@@ -149,7 +149,7 @@ class Note:
         """The answer begins."""
         self._status = status
         self._answer_headers = headers
-        if h.is_sse(h.get(headers, "Content-Type")):
+        if h.body_of(headers) is not Body.PLAIN:
             # Nothing is asked, so nothing that streams can be an answer.
             self._exchange_done()
             self._accept()
@@ -166,7 +166,7 @@ class Note:
         relay = self._relay
         outcome = classify_status(self._status, carried_id=self._carried_id, has_jsonrpc_body=False)
         if outcome is Outcome.ANSWERED:
-            relay.accepted(self._headers)
+            relay.accepted(self.headers)
             self._answer()
         elif outcome in (Outcome.GONE, Outcome.BAD) and self._rebuilt:
             self._answer()
@@ -230,7 +230,7 @@ class Note:
             headers = self._relay.answer_headers(self._answer_headers)
             # "202 Accepted with no body", and one SDK line goes on after nothing else.
             status, body = (202, b"") if self._status < 300 else (self._status, b"".join(self._buffer))
-            answer(sink, status, headers, body)
+            sink.answer(status, headers, body)
         elif self._status >= 300:
             # The client has its 202 already, so nobody else will learn of the refusal.
             self._relay.dropped("refused", self._correlation_id)

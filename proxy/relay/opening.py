@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from proxy.core import headers as h
 from proxy.core import jsonrpc, sse
-from proxy.core.edge import Sink, answer
-from proxy.core.headers import Headers
+from proxy.core.edge import Sink
+from proxy.core.head import Head
+from proxy.core.headers import Body, Headers
 from proxy.core.ids import RequestId, UpstreamSessionId, is_legal_session_id
 from proxy.core.jsonrpc import InitializeResult, Kind
 from proxy.core.session import Handshake
 from proxy.relay import replies
 from proxy.relay.patience import Patience
-from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+from proxy.upstream.base import Exchange, Loss
 
 if TYPE_CHECKING:
     from proxy.relay.context import Context
@@ -32,6 +33,7 @@ class Opening:
     """One `initialize` under way. Fulfils `upstream.base.Receiver` and `core.edge.Watcher`."""
 
     __slots__ = (
+        "_answer_headers",
         "_body",
         "_buffer",
         "_correlation_id",
@@ -39,7 +41,6 @@ class Opening:
         "_decoder",
         "_exchange",
         "_head",
-        "_headers",
         "_is_over",
         "_open_session",
         "_patience",
@@ -54,20 +55,21 @@ class Opening:
         self,
         ctx: Context,
         request_id: RequestId,
-        headers: Headers,
+        head: Head,
         body: bytes,
         sink: Sink,
         open_session: OpenSession,
     ) -> None:
         self._ctx = ctx
         self._request_id = request_id
-        self._headers, self._correlation_id = ctx.upstream_headers(headers)
+        self._head = head
+        self._correlation_id = ctx.correlate(head)
         self._body = body
         self._sink: Sink | None = sink
         self._open_session = open_session
         self._exchange: Exchange | None = None
         self._status = 0
-        self._head: Headers = []
+        self._answer_headers: Headers = []
         self._buffer: list[bytes] = []
         self._size = 0
         self._decoder: sse.Decoder | None = None
@@ -88,7 +90,8 @@ class Opening:
     def _send(self) -> None:
         if not self._is_over:
             self._patience.end()
-            self._exchange = self._ctx.edge.send(UpstreamRequest("POST", self._headers, self._body), self)
+            request = self._ctx.request(self._head, self._body, self._correlation_id)
+            self._exchange = self._ctx.edge.send(request, self)
 
     def sink_closed(self) -> None:
         """The client is gone; an upstream session that nobody will use is ended when its id is known."""
@@ -107,10 +110,10 @@ class Opening:
         """The answer begins."""
         self._ctx.recovery.alive()
         self._status = status
-        self._head = headers
-        if (h.get(headers, "Content-Encoding") or "identity") != "identity":
+        self._answer_headers = headers
+        if h.is_encoded(headers):
             self._fail("answer_unusable")
-        elif status == 200 and h.is_sse(h.get(headers, "Content-Type")):
+        elif status == 200 and h.body_of(headers) is Body.STREAM:
             self._decoder = sse.Decoder(self._ctx.upstream.max_message_bytes)
 
     def on_data(self, data: bytes) -> None:
@@ -146,20 +149,20 @@ class Opening:
         body = b"".join(self._buffer)
         result = jsonrpc.initialize_result(body) if 200 <= self._status < 300 else None
         if 300 <= self._status < 400:
-            self._fail("redirected", http_status=self._status, location=h.get(self._head, "Location"))
+            self._fail("redirected", http_status=self._status, location=h.get(self._answer_headers, "Location"))
             return
         if result is None and not proven and self._status < 300:
             self._fail("connection_broken")
             return
-        headers = h.forward_response(self._head)
+        headers = h.forward_response(self._answer_headers)
         relay = self._adopt(result) if result is not None else None
         sink, self._sink = self._sink, None
         self._over()
         if sink is None:
             return
         if relay is not None:
-            headers.append((h.SESSION_ID, relay.session.id))
-        answer(sink, self._status, headers, body)
+            headers = [*headers, (h.SESSION_ID, relay.session.id)]
+        sink.answer(self._status, headers, body)
 
     def _answered_by_stream(self, data: bytes) -> None:
         result = jsonrpc.initialize_result(data)
@@ -168,7 +171,7 @@ class Opening:
         self._over()
         if sink is None:
             return
-        headers = h.forward_response(self._head)
+        headers = h.forward_response(self._answer_headers)
         if relay is None:
             sink.start(200, replies.stream_headers(headers))
             for frame in self._pending:
@@ -183,14 +186,14 @@ class Opening:
             relay.log.append(stream, frame.event, frame.data or b"", frame.id, terminal=frame is messages[-1])
 
     def _adopt(self, result: InitializeResult) -> SessionRelay | None:
-        assigned = h.get(self._head, h.SESSION_ID)
+        assigned = h.get(self._answer_headers, h.SESSION_ID)
         upstream_id = UpstreamSessionId(assigned) if assigned and is_legal_session_id(assigned) else None
         if self._sink is None:
             if upstream_id is not None:
-                self._ctx.end_upstream(self._headers, upstream_id)
+                self._ctx.end_upstream(self._ctx.forward(self._head), upstream_id)
             return None
         handshake = Handshake(self._body, self._request_id, result.protocol_version, result)
-        return self._open_session(handshake, upstream_id, self._headers, self._correlation_id)
+        return self._open_session(handshake, upstream_id, self._ctx.forward(self._head), self._correlation_id)
 
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""

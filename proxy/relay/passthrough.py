@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.core import faults, jsonrpc, sse
 from proxy.core import headers as h
-from proxy.core.edge import Sink, answer
-from proxy.core.headers import Headers
+from proxy.core.edge import Sink
+from proxy.core.head import Head
+from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation, RequestId
 from proxy.core.jsonrpc import Kind
 from proxy.relay import replies
 from proxy.relay.patience import Patience
-from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+from proxy.upstream.base import Exchange, Loss
 
 if TYPE_CHECKING:
     from proxy.relay.context import Context
@@ -33,16 +34,17 @@ class Passthrough:
     """One POST under way. Fulfils `upstream.base.Receiver`, `core.edge.Watcher` and `wheel.Beating`."""
 
     __slots__ = (
+        "_answer_headers",
         "_body",
         "_buffer",
         "_cancels",
         "_carried_id",
+        "_correlation_id",
         "_ctx",
         "_decoder",
         "_exchange",
         "_generation",
         "_head",
-        "_headers",
         "_ids",
         "_is_over",
         "_is_quiet",
@@ -62,7 +64,7 @@ class Passthrough:
         self,
         ctx: Context,
         ids: tuple[RequestId, ...],
-        headers: Headers,
+        head: Head,
         body: bytes,
         sink: Sink,
         *,
@@ -73,7 +75,8 @@ class Passthrough:
         self._ctx = ctx
         self._ids = ids
         self._unanswered = set(ids)
-        self._headers = headers
+        self._head = head
+        self._correlation_id = ctx.correlate(head)
         self._body = body
         self._sink: Sink | None = sink
         self._method = method
@@ -90,7 +93,7 @@ class Passthrough:
         self._is_over = False
         self._exchange: Exchange | None = None
         self._status = 0
-        self._head: Headers = []
+        self._answer_headers: Headers = []
         self._buffer: list[bytes] = []
         self._size = 0
         self._decoder: sse.Decoder | None = None
@@ -114,7 +117,7 @@ class Passthrough:
     @property
     def headers(self) -> Headers:
         """The client's headers as they go upstream."""
-        return self._headers
+        return self._ctx.forward(self._head)
 
     def queued(self) -> None:
         """Start the bounded wait for the upstream; later waits share its end."""
@@ -125,16 +128,16 @@ class Passthrough:
         if self._is_over:
             return
         self._patience.end()
-        headers = self._headers
+        upstream_id = None
         if self._relay is not None:
             binding = self._relay.session.binding
             self._generation = binding.generation
-            self._carried_id = binding.upstream_id is not None
-            if binding.upstream_id is not None:
-                headers = [*headers, (h.SESSION_ID, binding.upstream_id)]
+            upstream_id = binding.upstream_id
+            self._carried_id = upstream_id is not None
         self._buffer = []
         self._size = 0
-        self._exchange = self._ctx.edge.send(UpstreamRequest("POST", headers, self._body), self)
+        request = self._ctx.request(self._head, self._body, self._correlation_id, upstream_id)
+        self._exchange = self._ctx.edge.send(request, self)
 
     def refuse(self, refusal: Refusal) -> None:
         """End the wait: no upstream session can be had."""
@@ -179,15 +182,13 @@ class Passthrough:
         """The answer begins: a stream at once, anything else when it is whole."""
         self._ctx.recovery.alive()
         self._status = status
-        self._head = h.forward_response(headers)
-        if self._relay is not None:
-            self._head = self._relay.answer_headers(headers)
-        encoded = (h.get(headers, "Content-Encoding") or "identity") != "identity"
-        if status == 200 and h.is_sse(h.get(headers, "Content-Type")) and not encoded:
+        relay = self._relay
+        self._answer_headers = h.forward_response(headers) if relay is None else relay.answer_headers(headers)
+        if status == 200 and h.body_of(headers) is Body.STREAM:
             self._decoder = sse.Decoder(self._ctx.upstream.max_message_bytes)
             self._slot = self._ctx.heartbeats.add(self)
             if self._sink is not None:
-                self._sink.start(status, self._head)
+                self._sink.start(status, self._answer_headers)
 
     def on_data(self, data: bytes) -> None:
         """A piece of it."""
@@ -264,7 +265,7 @@ class Passthrough:
         sink, self._sink = self._sink, None
         self._over()
         if sink is not None:
-            answer(sink, self._status, self._head, body)
+            sink.answer(self._status, self._answer_headers, body)
 
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""

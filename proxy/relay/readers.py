@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from proxy.core import faults, jsonrpc, sse
 from proxy.core import headers as h
 from proxy.core.cursor import Cursor, event_id, parse
-from proxy.core.edge import Request, Sink, answer
+from proxy.core.edge import Request, Sink
 from proxy.core.headers import Headers
 from proxy.core.ids import STANDALONE, Offset, RequestId
 from proxy.core.jsonrpc import Kind
@@ -154,10 +154,10 @@ class Readers:
         link = relay.link
         if binding.state is BindingState.BOUND:
             if link.state is LinkState.PARKED:
-                relay.credentials, _ = relay.ctx.upstream_headers(request.headers)
+                relay.credentials = relay.ctx.forward(request.head)
             link.open(binding.generation, binding.upstream_id, opening.proceed)
         else:
-            relay.credentials, _ = relay.ctx.upstream_headers(request.headers)
+            relay.credentials = relay.ctx.forward(request.head)
             relay.binder.apply(BindingEvent.NEEDED)
         opening.wait(relay.ctx.clock.call_later)
 
@@ -170,7 +170,7 @@ class Readers:
         link = relay.link
         refused = link.refused
         if refused is not None and link.state in (LinkState.REFUSED, LinkState.PARKED):
-            answer(sink, refused.status, relay.answer_headers(refused.headers), refused.body)
+            sink.answer(refused.status, relay.answer_headers(refused.headers), refused.body)
             return
         stream = self.standalone
         was_aborted = stream.aborted

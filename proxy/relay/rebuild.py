@@ -14,7 +14,7 @@ import msgspec
 
 from proxy.core import headers as h
 from proxy.core import jsonrpc, sse
-from proxy.core.headers import Headers
+from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation, RequestId, UpstreamSessionId, is_legal_session_id
 from proxy.core.jsonrpc import Kind
 from proxy.relay.standalone import HEAD_WAIT_SECONDS
@@ -238,7 +238,7 @@ class Rebuild:
         """A step's answer begins."""
         self._status = status
         self._head = headers
-        if status < 300 and h.is_sse(h.get(headers, "Content-Type")):
+        if status < 300 and h.body_of(headers) is not Body.PLAIN:
             self._decoder = sse.Decoder(self._relay.ctx.upstream.max_message_bytes)
 
     def on_data(self, data: bytes) -> None:

@@ -6,7 +6,7 @@ Owns headers and bodies of such answers; the words are in `core.faults`. Knows n
 from typing import Any
 
 from proxy.core import faults
-from proxy.core.edge import Sink, answer
+from proxy.core.edge import Sink
 from proxy.core.headers import SESSION_ID, Headers
 from proxy.core.ids import RequestId, SessionId
 from proxy.observe.hooks import Observer, RequestRejected
@@ -40,19 +40,19 @@ def report(sink: Sink, reason: str, request_id: RequestId | None = None, **more:
     elif fault.status in (408, 413):
         # What is left of the body would be taken for the next request.
         headers.append(("Connection", "close"))
-    answer(sink, fault.status, headers, faults.body(reason, request_id, **more))
+    sink.answer(fault.status, headers, faults.body(reason, request_id, **more))
 
 
 def report_all(sink: Sink, reason: str, ids: tuple[RequestId, ...], *, is_batch: bool, **more: Any) -> None:
     """Answer every request of a POST with a row of the fault table."""
     bodies = [faults.body(reason, request_id, **more) for request_id in ids]
     whole = b"[" + b",".join(bodies) + b"]" if is_batch else bodies[0]
-    answer(sink, faults.FAULTS[reason].status, [JSON], whole)
+    sink.answer(faults.FAULTS[reason].status, [JSON], whole)
 
 
 def accepted(sink: Sink) -> None:
     """Answer 202: the proxy takes responsibility for the notification or response (semantics 23)."""
-    answer(sink, 202, [], b"")
+    sink.answer(202, [], b"")
 
 
 def observe_rejected(observer: Observer, reason: str) -> None:

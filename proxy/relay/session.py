@@ -132,10 +132,9 @@ class SessionRelay:
 
     def answer_headers(self, headers: Headers) -> Headers:
         """Return an upstream's answer headers as the client gets them: its id replaced by ours where it gave one."""
-        mapped = h.forward_response(headers)
-        if h.get(headers, h.SESSION_ID) is not None:
-            mapped.append((h.SESSION_ID, self.session.id))
-        return mapped
+        onward = h.forward_response(headers)
+        # Never kept on the block: an upstream may give two sessions the same id, and with it the same head.
+        return [*onward, (h.SESSION_ID, self.session.id)] if h.names_session(headers) else onward
 
     @property
     def version_header(self) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from proxy.core import headers as h
 from proxy.core import jsonrpc, sse
 from proxy.core.cursor import upstream_cursor
-from proxy.core.headers import Headers
+from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation, UpstreamSessionId
 from proxy.core.jsonrpc import Kind
 from proxy.relay.resumption import LONGEST_RETRY_SECONDS
@@ -179,8 +179,7 @@ class Standalone:
         self.last_bytes = self._relay.ctx.clock.now()
         self._status = status
         self.headers = headers
-        encoded = (h.get(headers, "Content-Encoding") or "identity") != "identity"
-        if status == 200 and h.is_sse(h.get(headers, "Content-Type")) and not encoded:
+        if status == 200 and h.body_of(headers) is Body.STREAM:
             self.state = LinkState.OPEN
             self._opened_at = self.last_bytes
             self._decoder = sse.Decoder(self._relay.ctx.upstream.max_message_bytes)

@@ -1,9 +1,12 @@
-"""Many things to look at once in a period, on one timer.
+"""Many things on one timer: `Wheel` for what is looked at once in a period, `Queue` for what is due after a delay.
 
-Owns the timer that heartbeats of streams and checks of sessions share, instead of one each. Knows nothing of what it
-calls. Invariant: whoever joined is called once a period, first after one, give or take a sixteenth of it.
+Owns the timers that heartbeats, checks and deadlines share, instead of one each. Knows nothing of what it calls.
+Invariants: whoever joined a wheel is called once a period, first after one, give or take a sixteenth of it; whoever
+joined a queue and has not left it is called once, never before its delay and at most a sixteenth of it later.
 """
 
+import math
+from functools import partial
 from typing import Protocol
 
 from proxy.clock import Clock, run_all
@@ -57,3 +60,58 @@ class Wheel:
             self._is_running = True
             self._clock.call_later(self._step, self._turn)
         run_all(beating.beat for beating in members)
+
+
+class Due(Protocol):
+    """Whoever waits in a queue."""
+
+    def due(self) -> None:
+        """Its delay is over; it has left the queue."""
+
+
+class Queue:
+    """Calls its members once, the same delay after each of them joined.
+
+    For what is nearly always over before its delay: to join and to leave is a dictionary's entry, where a timer of
+    the event loop is an object, a place in a heap and a cancellation.
+    """
+
+    def __init__(self, clock: Clock, delay_seconds: float) -> None:
+        self._clock = clock
+        self._delay = delay_seconds
+        self._step = delay_seconds / _SLOTS
+        # In the order of joining, which is the order of the deadlines, as the delay is the same for all.
+        self._deadlines: dict[Due, float] = {}
+        self._is_running = False
+        self._now = clock.now
+
+    def add(self, member: Due) -> None:
+        """Join; a member that is in already starts anew."""
+        self._deadlines.pop(member, None)
+        self._deadlines[member] = self._now() + self._delay
+        if not self._is_running:
+            self._is_running = True
+            self._clock.call_later(self._delay, self._turn)
+
+    def discard(self, member: Due) -> None:
+        """Leave."""
+        self._deadlines.pop(member, None)
+
+    def _turn(self) -> None:
+        self._is_running = False
+        now = self._now()
+        over: list[Due] = []
+        for member, deadline in self._deadlines.items():
+            if deadline > now:
+                self._is_running = True
+                # Not sooner than a step: members that leave and join all the time must not make a turn each.
+                self._clock.call_later(max(self._step, deadline - now), self._turn)
+                break
+            over.append(member)
+        run_all(partial(self._call, member, now) for member in over)
+
+    def _call(self, member: Due, now: float) -> None:
+        # Asked again: the one before may have ended it, or made it join anew.
+        if self._deadlines.get(member, math.inf) <= now:
+            del self._deadlines[member]
+            member.due()

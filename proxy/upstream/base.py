@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from proxy.core.headers import Headers
+from proxy.core.headers import REQUEST_ID, Headers
 
 
 class Loss(Enum):
@@ -33,6 +33,13 @@ class UpstreamRequest(msgspec.Struct, gc=False):
     body: bytes
     fresh: bool = False
     """On a connection of its own: for what must not meet a keep-alive race and for streams that last."""
+    correlation_id: str = ""
+    """Sent as X-Request-Id behind *headers*, which stay the same for many requests; "" where they have one."""
+
+    @property
+    def all_headers(self) -> Headers:
+        """The headers with the correlation id."""
+        return [*self.headers, (REQUEST_ID, self.correlation_id)] if self.correlation_id else self.headers
 
 
 class Receiver(Protocol):

@@ -87,7 +87,8 @@ class HttpEdge:
         request: UpstreamRequest,
         exchange: "_HttpExchange",
     ) -> None:
-        if any(mark in text for pair in request.headers for text in pair for mark in "\r\n\0"):
+        headers = request.all_headers
+        if any(mark in text for pair in headers for text in pair for mark in "\r\n\0"):
             # aiohttp refuses it as well, but with an error that may also mean a half-written request.
             exchange.lost(Loss.NOT_SENT, "a header value holds a line end or NUL")
             return
@@ -97,7 +98,7 @@ class HttpEdge:
                 request.method,
                 self._url,
                 data=(io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body) or None,
-                headers=request.headers,
+                headers=headers,
                 allow_redirects=False,
             )
         except _NOT_SENT as error:

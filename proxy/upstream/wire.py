@@ -14,6 +14,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from proxy.config import Upstream
+from proxy.core.headers import render
 from proxy.upstream.base import Exchange, Loss, Receiver, UpstreamRequest
 from proxy.upstream.connection import Connection, WireExchange
 
@@ -27,7 +28,7 @@ class WireEdge:
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if is_tls else 80)
         self._ssl = ssl.create_default_context() if is_tls else None
-        self._target = f"{parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        self._target = f"{parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
         self._connect_timeout = config.connect_timeout_seconds
         self._keepalive = config.keepalive_seconds
         self._loop = asyncio.get_running_loop()
@@ -151,16 +152,12 @@ class WireEdge:
             self._sweeper = self._loop.call_later(max(delay, 0.01), self._sweep)
 
     def _head(self, request: UpstreamRequest) -> bytes:
-        lines = [f"{request.method} {self._target}"]
-        lines.extend([f"{name}: {value}\r\n" for name, value in request.headers])
+        parts = [b"%b %b" % (request.method.encode(), self._target), render(request.headers)]
+        if request.correlation_id:
+            parts.append(b"X-Request-Id: %b\r\n" % request.correlation_id.encode())
         if request.fresh:
-            lines.append("Connection: close\r\n")
+            parts.append(b"Connection: close\r\n")
         if request.body or request.method == "POST":
-            lines.append(f"Content-Length: {len(request.body)}\r\n")
-        lines.append("\r\n")
-        # Headers were decoded this way; surrogates stand for bytes that are not UTF-8.
-        head = "".join(lines).encode("utf-8", "surrogateescape")
-        # One line end per line and no other: nothing a client or an upstream put into a value ends it early.
-        if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\0" in head:
-            raise ValueError("a header value holds a line end or NUL")
-        return head
+            parts.append(b"Content-Length: %d\r\n" % len(request.body))
+        parts.append(b"\r\n")
+        return b"".join(parts)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 
 from proxy.config import Listen
-from proxy.core.edge import Request, Sink, answer
+from proxy.core.edge import Request, Sink
 from proxy.downstream.server import BURST_BYTES, HIGH_WATER_BYTES, HttpServer
 from proxy.upstream.sockets import KEEPALIVE_IDLE_SECONDS
 from support.raw import Cut, RawConnection
@@ -75,7 +75,7 @@ class House:
 
 def echo(request: Request, sink: Sink) -> None:
     """Answer at once, with the body."""
-    answer(sink, 200, [TEXT], request.body)
+    sink.answer(200, [TEXT], request.body)
 
 
 async def rest_of(client: RawConnection, *, has_head: bool) -> bytes:
@@ -100,7 +100,7 @@ async def test_a_request_arrives_whole_and_as_it_was_sent() -> None:
 
         got = house.asked[0].request
 
-        assert (got.method, got.path, got.body) == ("POST", "/mcp?a=%2f", b"hi")
+        assert (got.head.method, got.head.path, got.body) == ("POST", "/mcp?a=%2f", b"hi")
         assert got.headers == [("Host", "h"), ("X-b", "1"), ("x-A", "é"), ("X-b", "2"), ("Content-Length", "2")]
 
 
@@ -342,7 +342,7 @@ async def test_what_is_no_http_gets_400_and_the_end(data: bytes) -> None:
 async def test_a_whole_answer_has_its_length() -> None:
     """Head, body and end of one turn go out as one message that says its length and its server."""
     async with House() as house, RawConnection(house.url) as client:
-        house.do = lambda _, sink: answer(sink, 404, [TEXT, ("X-A", "1"), ("X-A", "2")], b"gone")
+        house.do = lambda _, sink: sink.answer(404, [TEXT, ("X-A", "1"), ("X-A", "2")], b"gone")
         await client.request("POST", [], b"1")
         got = await client.answer()
 
@@ -356,7 +356,7 @@ async def test_a_whole_answer_has_its_length() -> None:
 async def test_an_empty_answer_says_so() -> None:
     """A 202 has no body and no content type that it was not given."""
     async with House() as house, RawConnection(house.url) as client:
-        house.do = lambda _, sink: answer(sink, 202, [], b"")
+        house.do = lambda _, sink: sink.answer(202, [], b"")
         await client.request("POST", [], b"1")
         got = await client.answer()
 
@@ -367,7 +367,7 @@ async def test_an_empty_answer_says_so() -> None:
 async def test_a_server_that_the_upstream_names_stays() -> None:
     """An answer that was relayed says whose it is."""
     async with House() as house, RawConnection(house.url) as client:
-        house.do = lambda _, sink: answer(sink, 200, [("Server", "upstream/1")], b"")
+        house.do = lambda _, sink: sink.answer(200, [("Server", "upstream/1")], b"")
         await client.request("POST", [], b"1")
 
         assert (await client.answer()).head.get("Server") == "upstream/1"
@@ -379,7 +379,7 @@ async def test_an_answer_may_come_later() -> None:
         await client.request("POST", [], b"1")
         asked = await house.nth(1)
         await turns()
-        answer(asked.sink, 200, [TEXT], b"late")
+        asked.sink.answer(200, [TEXT], b"late")
 
         assert (await client.answer()).head.get("Content-Length") == "4"
 

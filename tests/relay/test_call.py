@@ -6,6 +6,7 @@ import pytest
 
 from proxy.core import jsonrpc
 from proxy.core.edge import Request
+from proxy.core.head import Head
 from proxy.upstream.base import Loss
 from support.fakes import JSON_TYPE, FakeSink, post, request_body, result_body
 from support.scenes import Scene, break_off, progress, reason, reason_of, result, server_request
@@ -297,7 +298,7 @@ def test_a_client_that_takes_no_stream_is_waited_with():
     sink = FakeSink()
     body = request_body("tools/call", 1)
     headers = [("Accept", "application/json"), ("Mcp-Session-Id", scene.relay.session.id)]
-    scene.relay.post(jsonrpc.classify(body), Request("POST", "/mcp", headers, body), sink)
+    scene.relay.post(jsonrpc.classify(body), Request(Head("POST", "/mcp", headers), body), sink)
     scene.clock.advance(20.0)
 
     assert sink.status is None

@@ -3,6 +3,7 @@
 import pytest
 
 from proxy.core import headers as h
+from proxy.core.head import Head
 from proxy.core.ids import UpstreamSessionId
 from support.fakes import FakeClock, make_context
 
@@ -49,7 +50,7 @@ def test_processes_are_told_apart() -> None:
 
 def test_a_clients_headers_go_upstream_without_what_is_ours() -> None:
     """Session id, cursor, host and framing stay here; what comes back must not be compressed."""
-    headers, _ = make_context().upstream_headers(CLIENT)
+    headers = make_context().forward(Head("POST", "/mcp", CLIENT))
     names = [name.lower() for name, _ in headers]
 
     for own in ("mcp-session-id", "last-event-id", "host", "content-length", "x-forwarded-for"):
@@ -61,31 +62,48 @@ def test_a_clients_headers_go_upstream_without_what_is_ours() -> None:
 @pytest.mark.parametrize("is_trusted", [False, True])
 def test_forwarded_headers_pass_where_they_are_trusted(is_trusted: bool) -> None:
     """Only then: a client could otherwise claim any origin."""
-    headers, _ = make_context(trust_forwarded=is_trusted).upstream_headers(CLIENT)
+    headers = make_context(trust_forwarded=is_trusted).forward(Head("POST", "/mcp", CLIENT))
 
     assert h.get_all(headers, "X-Forwarded-For") == (["10.0.0.1"] if is_trusted else [])
 
 
 def test_a_request_keeps_the_id_its_client_gave() -> None:
     """One id follows it through all logs; it is not written twice."""
-    headers, request_id = make_context().upstream_headers([("x-request-id", "abc")])
+    ctx = make_context()
+    head = Head("POST", "/mcp", [("x-request-id", "abc")])
+    correlation_id = ctx.correlate(head)
 
-    assert request_id == "abc"
-    assert h.get_all(headers, "X-Request-Id") == ["abc"]
+    assert correlation_id == "abc"
+    assert h.get_all(ctx.request(head, b"{}", correlation_id).all_headers, "X-Request-Id") == ["abc"]
 
 
 def test_a_request_without_an_id_gets_one() -> None:
-    """The one that is returned is the one that is sent."""
-    headers, request_id = make_context().upstream_headers(CLIENT)
+    """Each request its own, although the head it came with is forwarded only once."""
+    ctx = make_context()
+    head = Head("POST", "/mcp", CLIENT)
+    first, second = ctx.correlate(head), ctx.correlate(head)
 
-    assert h.get_all(headers, "X-Request-Id") == [request_id]
+    assert first != second
+    for correlation_id in (first, second):
+        request = ctx.request(head, b"{}", correlation_id)
+        assert h.get_all(request.all_headers, "X-Request-Id") == [correlation_id]
+
+
+def test_a_repeated_head_follows_its_session_to_another_upstream_session() -> None:
+    """What is kept for a head is kept for one upstream id; after a rebuild the head goes out with the new one."""
+    ctx = make_context()
+    head = Head("POST", "/mcp", CLIENT)
+
+    for upstream_id in ("up-1", "up-1", "up-2", None, "up-2"):
+        request = ctx.request(head, b"{}", "c", UpstreamSessionId(upstream_id) if upstream_id else None)
+        assert h.get_all(request.headers, h.SESSION_ID) == ([upstream_id] if upstream_id else [])
 
 
 @pytest.mark.parametrize("is_get", [False, True])
 def test_the_proxys_own_requests_carry_the_credentials_alone(is_get: bool) -> None:
     """Whatever identifies the client goes along, nothing that belongs to its one request."""
     ctx = make_context()
-    client, _ = ctx.upstream_headers(CLIENT)
+    client = ctx.forward(Head("POST", "/mcp", CLIENT))
     headers = ctx.own_headers(client, version="2025-11-25", upstream_id=UpstreamSessionId("up-1"), is_get=is_get)
 
     for name in ("Content-Encoding", "Mcp-Method", "Mcp-Name", "traceparent", "tracestate"):

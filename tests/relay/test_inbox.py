@@ -6,6 +6,7 @@ import pytest
 
 from proxy.core import jsonrpc
 from proxy.core.edge import Request
+from proxy.core.head import Head
 from proxy.observe.hooks import Observers
 from support.fakes import FakeSink, notification_body, post, request_body, result_body
 from support.scenes import Scene, message, reason, reason_of, result, server_request
@@ -87,7 +88,8 @@ def test_a_call_streams_only_where_its_client_takes_streams() -> None:
         scene = Scene()
         sink = FakeSink()
         body = request_body("tools/call", 1)
-        request = Request("POST", "/mcp", [("Accept", accept), ("Mcp-Session-Id", scene.relay.session.id)], body)
+        headers = [("Accept", accept), ("Mcp-Session-Id", scene.relay.session.id)]
+        request = Request(Head("POST", "/mcp", headers), body)
         scene.relay.post(jsonrpc.classify(body), request, sink)
         scene.clock.advance(1.0)
 

@@ -17,7 +17,8 @@ from proxy.config import Config
 from proxy.core import headers as h
 from proxy.core import jsonrpc, sse
 from proxy.core.edge import Request, Watcher
-from proxy.core.headers import Headers
+from proxy.core.head import Head
+from proxy.core.headers import Block, Headers
 from proxy.core.idmap import IdMap
 from proxy.core.ids import RequestId, UpstreamSessionId
 from proxy.core.session import Handshake
@@ -125,6 +126,13 @@ class FakeSink:
     def watch(self, watcher: Watcher | None) -> None:
         """Name the one watcher."""
         self.watcher = watcher
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Record a whole answer."""
+        self.start(status, headers)
+        if body:
+            self.write(body)
+        self.finish()
 
     def start(self, status: int, headers: Headers) -> None:
         """Record the head."""
@@ -277,7 +285,7 @@ class Attempt:
 
     def header(self, name: str) -> str | None:
         """Return a header of the request."""
-        return h.get(self.request.headers, name)
+        return h.get(self.request.all_headers, name)
 
     @property
     def upstream_id(self) -> str | None:
@@ -292,7 +300,7 @@ class Attempt:
         assert not self.has_head, "one head per exchange"
         self.has_head = True
         if not self.is_aborted:
-            self.receiver.on_head(status, list(headers))
+            self.receiver.on_head(status, Block(headers))
 
     def data(self, data: bytes) -> None:
         """Send a piece of the body."""
@@ -578,7 +586,8 @@ def open_session(
 def post(relay: SessionRelay, body: bytes, *, headers: Pairs = (), sink: FakeSink | None = None) -> FakeSink:
     """Send a POST of the session's client and return its sink."""
     sink = FakeSink() if sink is None else sink
-    request = Request("POST", "/mcp", [ACCEPT_BOTH, JSON_TYPE, (h.SESSION_ID, relay.session.id), *headers], body)
+    own = [ACCEPT_BOTH, JSON_TYPE, (h.SESSION_ID, relay.session.id), *headers]
+    request = Request(Head("POST", "/mcp", own), body)
     relay.post(jsonrpc.classify(body), request, sink)
     return sink
 
@@ -591,5 +600,5 @@ def listen(
     own = [("Accept", "text/event-stream"), (h.SESSION_ID, relay.session.id), *headers]
     if cursor is not None:
         own.append((h.LAST_EVENT_ID, cursor))
-    relay.readers.listen(Request("GET", "/mcp", own, b""), sink)
+    relay.readers.listen(Request(Head("GET", "/mcp", own), b""), sink)
     return sink

@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy.core import headers as h
 from proxy.core.edge import Request
+from proxy.core.head import Head
 from proxy.core.ids import RequestId
 from proxy.downstream.listener import Listener
 from proxy.registry import Registry
@@ -195,7 +196,7 @@ class Front:
         """Send any request."""
         sink = FakeSink()
         own = [("Host", host)] if host is not None else []
-        self.listener.handle(Request(method, path, [*own, *headers], body), sink)
+        self.listener.handle(Request(Head(method, path, [*own, *headers]), body), sink)
         return sink
 
     def post(self, body: bytes, *, session_id: str | None = None, headers: Pairs = ()) -> FakeSink:

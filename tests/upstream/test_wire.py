@@ -63,7 +63,7 @@ async def test_the_address_is_read_from_the_url(url: str, host: str, port: int, 
     """Default ports, an empty path and IPv6 are what the URL means; TLS only where it says so."""
     edge = WireEdge(Upstream(url=url))
 
-    assert (edge._host, edge._port, edge._target) == (host, port, start)
+    assert (edge._host, edge._port, edge._target) == (host, port, start.encode())
     assert (edge._ssl is not None) == url.startswith("https")
 
     await edge.close()
