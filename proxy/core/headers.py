@@ -32,12 +32,12 @@ class Block(list[tuple[str, str]]):
     edges hand the same block in and get the same block out, and nothing about it is found out twice.
     """
 
-    __slots__ = ("body", "is_of_session", "onward", "wire")
+    __slots__ = ("body", "is_of_session", "onward", "rendered")
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
         super().__init__(pairs)
-        self.wire: bytes | None = None
-        """The field lines, once rendered."""
+        self.rendered: object = None
+        """What the one edge that sends it has made of it."""
         self.onward: Block | None = None
         """What of an answer goes on to the client, once chosen."""
         self.is_of_session: bool | None = None
@@ -107,15 +107,11 @@ def render(headers: Headers) -> bytes:
     Raises:
         ValueError: a name or value holds a line end or NUL, and would say more than one thing.
     """
-    if type(headers) is Block and headers.wire is not None:
-        return headers.wire
     # Headers were decoded this way; surrogates stand for bytes that are not UTF-8.
-    wire = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("utf-8", "surrogateescape")
-    if wire.count(b"\n") != len(headers) or wire.count(b"\r") != len(headers) or b"\0" in wire:
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("utf-8", "surrogateescape")
+    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
         raise ValueError("a header value holds a line end or NUL")
-    if type(headers) is Block:
-        headers.wire = wire
-    return wire
+    return lines
 
 
 def get_all(headers: Headers, name: str) -> list[str]:

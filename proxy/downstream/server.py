@@ -20,6 +20,7 @@ from proxy.config import Listen
 from proxy.core.edge import Request, Sink, Watcher
 from proxy.core.head import Head
 from proxy.core.headers import Headers
+from proxy.downstream.heads import PRODUCT
 from proxy.relay import replies
 from proxy.upstream.sockets import watch_peer
 
@@ -28,8 +29,6 @@ HIGH_WATER_BYTES = 65_536
 BURST_BYTES = 1_048_576
 """Bytes that may gather in one turn of the loop, before the first write could show whether the client takes them."""
 
-PRODUCT = "mcp-session-proxy"
-"""What answers name as their server; aiohttp would name itself and its version."""
 # What aiohttp undoes by itself (or refuses, where a library is missing): the body is plain then, and must not say else.
 _DECODED = frozenset({"gzip", "deflate", "br", "zstd"})
 
@@ -58,6 +57,13 @@ class HttpServer:
         """Accept connections on a bound socket."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._web, sock=sock, backlog=self._config.backlog)
+
+    def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Serve a connection that somebody else accepted, beginning with *data* as the first bytes of a request."""
+        connection = self._web()
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        connection.data_received(data)
 
     def stop_accepting(self) -> None:
         """Close the listening socket; connections stay."""

@@ -97,6 +97,14 @@ class Queue:
         """Leave."""
         self._deadlines.pop(member, None)
 
+    def __contains__(self, member: Due) -> bool:
+        """Tell whether it waits."""
+        return member in self._deadlines
+
+    def close(self) -> None:
+        """Forget the members; nobody is called any more."""
+        self._deadlines.clear()
+
     def _turn(self) -> None:
         self._is_running = False
         now = self._now()

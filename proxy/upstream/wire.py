@@ -14,7 +14,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from proxy.config import Upstream
-from proxy.core.headers import render
+from proxy.core.headers import Block, Headers, render
 from proxy.upstream.base import Exchange, Loss, Receiver, UpstreamRequest
 from proxy.upstream.connection import Connection, WireExchange
 
@@ -152,7 +152,8 @@ class WireEdge:
             self._sweeper = self._loop.call_later(max(delay, 0.01), self._sweep)
 
     def _head(self, request: UpstreamRequest) -> bytes:
-        parts = [b"%b %b" % (request.method.encode(), self._target), render(request.headers)]
+        headers = request.headers
+        parts = [b"%b %b" % (request.method.encode(), self._target), _rendered(headers)]
         if request.correlation_id:
             parts.append(b"X-Request-Id: %b\r\n" % request.correlation_id.encode())
         if request.fresh:
@@ -161,3 +162,12 @@ class WireEdge:
             parts.append(b"Content-Length: %d\r\n" % len(request.body))
         parts.append(b"\r\n")
         return b"".join(parts)
+
+
+def _rendered(headers: Headers) -> bytes:
+    if type(headers) is not Block:
+        return render(headers)
+    known = headers.rendered
+    if not isinstance(known, bytes):
+        known = headers.rendered = render(headers)
+    return known

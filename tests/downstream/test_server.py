@@ -8,9 +8,11 @@ from typing import Any, Self
 
 import pytest
 
+from proxy.app import SERVERS, Server
+from proxy.clock import SystemClock
 from proxy.config import Listen
 from proxy.core.edge import Request, Sink
-from proxy.downstream.server import BURST_BYTES, HIGH_WATER_BYTES, HttpServer
+from proxy.downstream.server import BURST_BYTES, HIGH_WATER_BYTES
 from proxy.upstream.sockets import KEEPALIVE_IDLE_SECONDS
 from support.raw import Cut, RawConnection
 from support.raw_server import turns
@@ -43,6 +45,8 @@ class Asked:
 class House:
     """A server whose handler is the test: it finds the requests in `asked`, or names what to `do` with each."""
 
+    kind = "wire"
+
     def __init__(self, *, peer_timeout_seconds: float = 5.0, **listen: Any) -> None:
         self.asked: list[Asked] = []
         self.do: Any = None
@@ -52,7 +56,8 @@ class House:
     async def __aenter__(self) -> Self:
         self.sock = socket.socket()
         self.sock.bind(("127.0.0.1", 0))
-        self.server = HttpServer(self._handle, self.config, self.peer_timeout_seconds)
+        clock = SystemClock(asyncio.get_running_loop())
+        self.server: Server = SERVERS[self.kind](self._handle, self.config, self.peer_timeout_seconds, clock)
         await self.server.start(self.sock)
         self.url = f"http://127.0.0.1:{self.sock.getsockname()[1]}/mcp"
         return self
@@ -73,9 +78,25 @@ class House:
         return self.asked[number - 1]
 
 
+@pytest.fixture(autouse=True, params=["wire", "aiohttp"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold every test against both edges: which of them serves a client cannot be told from outside."""
+    monkeypatch.setattr(House, "kind", request.param)
+
+
 def echo(request: Request, sink: Sink) -> None:
     """Answer at once, with the body."""
     sink.answer(200, [TEXT], request.body)
+
+
+def transport_of(sink: Any) -> Any:
+    """Return the transport behind a sink of either edge."""
+    return sink._connection.transport if hasattr(sink, "_connection") else sink._request.transport
+
+
+def waiting_of(sink: Any) -> int:
+    """Return how many bytes wait behind what the kernel took."""
+    return transport_of(sink).get_write_buffer_size() if hasattr(sink, "_connection") else sink._size
 
 
 async def rest_of(client: RawConnection, *, has_head: bool) -> bytes:
@@ -544,7 +565,7 @@ async def test_the_kernel_watches_the_client() -> None:
     async with House(peer_timeout_seconds=7.0) as house, RawConnection(house.url) as client:
         await client.request("GET")
         asked = await house.nth(1)
-        transport = asked.sink._request.transport  # type: ignore[attr-defined]
+        transport = transport_of(asked.sink)
         sock = transport.get_extra_info("socket")
 
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_SECONDS
@@ -572,7 +593,7 @@ async def test_a_reader_that_does_not_read_congests_its_sink_and_drains_it_once_
         asked = await house.nth(1)
         asked.sink.start(200, STREAM)
         written = await fill(asked)
-        waiting = asked.sink._size  # type: ignore[attr-defined]
+        waiting = waiting_of(asked.sink)
 
         assert HIGH_WATER_BYTES <= waiting < HIGH_WATER_BYTES + 2 * 32_768 + BURST_BYTES
         assert asked.drained == 0
@@ -718,5 +739,5 @@ async def test_the_end_closes_idle_connections_at_once_and_others_in_time() -> N
 
 async def test_a_server_that_never_started_can_be_closed() -> None:
     """The end does not depend on how far the beginning got."""
-    server = HttpServer(echo, Listen(), 5.0)
+    server = SERVERS[House.kind](echo, Listen(), 5.0, SystemClock(asyncio.get_running_loop()))
     await server.close(0.1)

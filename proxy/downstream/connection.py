@@ -1,0 +1,420 @@
+"""One client connection at protocol level: usual requests served here, everything else handed to the library.
+
+Owns the framing of requests and answers on one connection, and the sink of the request under way. Knows no session.
+Invariants: one request at a time; a sink writes to its own request's answer or to nothing; once handed over the
+connection never comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol, cast
+
+from proxy.core.edge import Request, Sink, Watcher
+from proxy.downstream.heads import BODILESS, Reading, may_become_usual, read, rendered
+from proxy.relay import replies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.core.head import Head
+    from proxy.core.headers import Headers
+    from proxy.relay.wheel import Queue
+
+BURST_BYTES = 1_048_576
+"""Bytes that may gather in one turn of the loop, before the first write could show whether the client takes them."""
+EARLY_BYTES = 65_536
+"""Bytes taken of a client that sends on before it has its answer; it is not read further then."""
+COPIED_BYTES = 65_536
+"""Below this a body is copied behind its head, which is cheaper than a list of buffers for the kernel."""
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Server(Protocol):
+    """What a connection needs of the server it belongs to."""
+
+    handle: Callable[[Request, Sink], None]
+    max_body_bytes: int
+    due: Queue
+    """Connections on which a head or a body is awaited."""
+    idle: Queue
+    """Connections that were answered and may be used again."""
+    is_closing: bool
+
+    def date(self) -> bytes:
+        """Return the line of the present second."""
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back in the loop's next turn."""
+
+    def opened(self, connection: Connection) -> None:
+        """Hold a new connection."""
+
+    def closed(self, connection: Connection) -> None:
+        """Let a connection go."""
+
+    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Let the library serve a connection from here on."""
+
+    def failed(self, error: Exception) -> None:
+        """Report a defect of our own."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection. Fulfils `wheel.Due`."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_head",
+        "_known",
+        "_missing",
+        "_server",
+        "_sink",
+        "is_paused",
+        "transport",
+    )
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.transport: asyncio.Transport | None = None
+        self._known: Reading | None = None
+        """The head that came last, for as long as it repeats."""
+        self._buffer = b""
+        """The beginning of a head; or, while a request is served, what came too early."""
+        self._head: Head | None = None
+        """Of the request whose body is still coming."""
+        self._body: list[bytes] = []
+        self._missing = 0
+        self._sink: WireSink | None = None
+        self.is_paused = False
+        """Whether the client takes fewer bytes than it is sent."""
+
+    # -- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin: the first head is due."""
+        # uvloop's transports have asyncio's verbs without being its subclasses.
+        self.transport = cast("asyncio.Transport", transport)
+        self._server.opened(self)
+        self._server.due.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self.transport = None
+        self._release()
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.client_gone()
+
+    def eof_received(self) -> bool:
+        """Take the end of the client's bytes for the end of the client, as the library does."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The client does not keep up."""
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self.is_paused = False
+        if self._sink is not None:
+            self._sink.drained()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of requests."""
+        if self._sink is not None:
+            self._too_early(data)
+            return
+        if self._head is not None:
+            self._take_body(self._head, data)
+            return
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        known = self._known
+        if known is not None and data.startswith(known.until):
+            # The head of the request before, with a body of perhaps another length.
+            at = len(known.until)
+            end = data.find(b"\r\n", at, at + 12)
+            digits = data[at:end]
+            if digits.isdigit() and digits[0] != 0x30 and data.startswith(known.behind, end):
+                self._begin(known.head, data, end + len(known.behind), int(digits))
+                return
+        self._read(data)
+
+    # -- a request
+
+    def _read(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if may_become_usual(data):
+                self._buffer = data
+                self._await()
+            else:
+                self._hand_over(data)
+            return
+        reading = read(data[: end + 2])
+        if reading is None:
+            self._hand_over(data)
+            return
+        # Only what has a body is repeated: a stream's request would be kept for nothing while it lasts.
+        self._known = reading if reading.length else None
+        self._begin(reading.head, data, end + 4, reading.length)
+
+    def _begin(self, head: Head, data: bytes, start: int, length: int) -> None:
+        missing = start + length - len(data)
+        if missing < 0 or length > self._server.max_body_bytes:
+            # Another request behind this one, or a body that will be refused.
+            self._hand_over(data)
+        elif missing == 0:
+            self._serve(head, data[start:])
+        else:
+            self._head = head
+            self._body = [data[start:]]
+            self._missing = missing
+            self._await()
+
+    def _take_body(self, head: Head, data: bytes) -> None:
+        self._missing -= len(data)
+        behind = b""
+        if self._missing < 0:
+            data, behind = data[: self._missing], data[self._missing :]
+        self._body.append(data)
+        if self._missing <= 0:
+            body = b"".join(self._body)
+            self._head = None
+            self._body = []
+            # Before it is served: its answer may come at once, and finds what to do next.
+            self._buffer = behind
+            self._serve(head, body)
+
+    def _serve(self, head: Head, body: bytes) -> None:
+        server = self._server
+        server.idle.discard(self)
+        server.due.discard(self)
+        sink = self._sink = WireSink(self)
+        try:
+            server.handle(Request(head, body), sink)
+        except Exception as error:  # a defect of our own must not take the loop's other connections along
+            server.failed(error)
+            sink.fail()
+
+    def _too_early(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) > EARLY_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _await(self) -> None:
+        """Bound the time that the rest of a request may take, from its first byte."""
+        self._server.idle.discard(self)
+        if self._sink is None and self not in self._server.due:
+            self._server.due.add(self)
+
+    def due(self) -> None:
+        """Give up a request that does not come."""
+        if self._head is not None:
+            self._head = None
+            self._body = []
+            # The answer closes the connection.
+            sink = self._sink = WireSink(self)
+            replies.report(sink, "body_timeout")
+        else:
+            self.close()
+
+    # -- an answer
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back at the end of this turn of the loop."""
+        self._server.soon(callback)
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write a whole answer, and take the next request."""
+        transport = self.transport
+        if transport is None:
+            return
+        known = rendered(status, headers)
+        head = known.framed(len(body), self._server.date())
+        if status in BODILESS or not body:
+            transport.write(head)
+        elif len(body) < COPIED_BYTES:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+        self.done(closes=known.closes)
+
+    def open(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write the head of an answer in pieces, and its first piece."""
+        if self.transport is not None:
+            head = rendered(status, headers).chunked(self._server.date())
+            self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(body), body) if body else head)
+            # A stream lasts: what was kept for the next request of the same client is freed.
+            self._known = None
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of an answer."""
+        if self.transport is not None:
+            if len(data) < COPIED_BYTES:
+                self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            else:
+                self.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+
+    def end(self) -> None:
+        """Write the end of an answer in pieces."""
+        if self.transport is not None:
+            self.transport.write(_LAST_CHUNK)
+            self.done(closes=False)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._sink = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def done(self, *, closes: bool) -> None:
+        """Take the next request."""
+        self._sink = None
+        server = self._server
+        if closes or server.is_closing:
+            self.close()
+        elif self._buffer:
+            # The client did not wait for its answer.
+            early, self._buffer = self._buffer, b""
+            self._hand_over(early)
+        else:
+            server.idle.add(self)
+
+    def close(self) -> None:
+        """End the connection once what was written has left."""
+        self._release()
+        if self.transport is not None:
+            self.transport.close()
+
+    def cut(self) -> None:
+        """End the connection and whatever is under way on it; who watches is told."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether no request is under way."""
+        return self._sink is None and self._head is None
+
+    def _hand_over(self, data: bytes) -> None:
+        transport, self.transport = self.transport, None
+        self._release()
+        if transport is not None and not transport.is_closing():
+            # Paused perhaps, for what came too early; the library pauses by itself.
+            transport.resume_reading()
+            self._server.hand_over(transport, data)
+
+    def _release(self) -> None:
+        self._server.due.discard(self)
+        self._server.idle.discard(self)
+        self._server.closed(self)
+
+
+class WireSink:
+    """The answer to one request. Fulfils `core.edge.Sink`."""
+
+    __slots__ = ("_connection", "_headers", "_parts", "_size", "_status", "_was_congested", "_watcher")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Connection | None = connection
+        """None once the answer is over or the client gone: whatever comes then goes nowhere."""
+        self._watcher: Watcher | None = None
+        self._status = 0
+        self._headers: Headers = []
+        self._parts: list[bytes] | None = None
+        """What was written before the head left; None before an answer is started, and after its head has left."""
+        self._size = 0
+        self._was_congested = False
+
+    @property
+    def congested(self) -> bool:
+        """Tell whether the client does not keep up."""
+        connection = self._connection
+        if connection is None:
+            return False
+        if connection.is_paused or self._size >= BURST_BYTES:
+            self._was_congested = True
+            return True
+        return False
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Name the one watcher."""
+        self._watcher = watcher
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send one whole answer."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.answer(status, headers, body)
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Begin an answer in pieces; its head leaves with the first pieces, at the end of this turn."""
+        if self._connection is not None:
+            self._status = status
+            self._headers = headers
+            self._parts = []
+            self._connection.soon(self._open)
+
+    def write(self, data: bytes) -> None:
+        """Send body bytes."""
+        if self._parts is not None:
+            self._parts.append(data)
+            self._size += len(data)
+        elif self._connection is not None:
+            self._connection.write(data)
+
+    def finish(self) -> None:
+        """End the body as complete."""
+        connection, self._connection = self._connection, None
+        parts, self._parts = self._parts, None
+        if connection is None:
+            return
+        if parts is not None:
+            connection.answer(self._status, self._headers, b"".join(parts))
+        else:
+            connection.end()
+
+    def abort(self) -> None:
+        """Cut the connection without a last chunk."""
+        connection, self._connection = self._connection, None
+        self._parts = None
+        if connection is not None:
+            connection.abort()
+
+    def _open(self) -> None:
+        parts, self._parts = self._parts, None
+        if self._connection is None or parts is None:
+            return
+        self._connection.open(self._status, self._headers, b"".join(parts))
+        self._headers = []
+        self._size = 0
+        if self._was_congested and not self._connection.is_paused:
+            self.drained()
+
+    def fail(self) -> None:
+        """End an answer whose handler raised."""
+        if self._status:
+            self.abort()
+        else:
+            # The library's own words, so that it cannot be told which of the two served a request.
+            text = b"500 Internal Server Error\n\nServer got itself in trouble"
+            self.answer(500, [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close")], text)
+
+    def drained(self) -> None:
+        """The client reads again."""
+        if self._was_congested:
+            self._was_congested = False
+            if self._watcher is not None:
+                self._watcher.sink_drained()
+
+    def client_gone(self) -> None:
+        """The connection is lost."""
+        self._connection = None
+        self._parts = None
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.sink_closed()

@@ -1,0 +1,154 @@
+"""What of HTTP the downstream edge reads and writes itself: the usual request head, and the head of an answer.
+
+Owns the judgement of what is usual. Must not know connections. Invariant: a head that is read here means the same to
+every HTTP parser; whatever is odd in any way (framing, duplicates, folding, upgrades, bytes beyond ASCII) is left to
+the library, which answers as if it had read the connection from its first byte.
+"""
+
+import re
+import sys
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+from proxy.core.head import Head
+from proxy.core.headers import Block, Headers, render
+
+PRODUCT: Final = "mcp-session-proxy"
+"""What answers name as their server where the upstream named none."""
+
+MAX_HEAD_BYTES: Final = 8_000
+"""Below the library's limit for a single line: what is longer is the library's to refuse."""
+_MAX_FIELDS: Final = 64
+
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_START: Final = rb"(POST|GET|DELETE) (/[!-~]*+) HTTP/1\.1\r\n"
+_FIELDS: Final = rb"(?:" + _TOKEN + rb":[\t -~]*+\r\n)++"
+_WHOLE: Final = re.compile(_START + rb"(" + _FIELDS + rb")").fullmatch
+# What may still become a usual head; anything else must have its answer now, not when its end has come.
+_BEGUN: Final = re.compile(_START + rb"(?:" + _FIELDS + rb")?+(?:" + _TOKEN + rb"(?::[\t -~]*+)?+)?+\r?+\n?+").fullmatch
+_FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):[\t ]*+([\t -~]*+)\r\n").findall
+_LENGTH: Final = re.compile(r"[1-9][0-9]{0,9}").fullmatch
+# Each of them changes what the bytes mean that follow the head, or asks for an answer before the answer.
+_UNUSUAL: Final = frozenset(
+    {
+        "content-encoding",
+        "expect",
+        "http2-settings",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+BODILESS: Final = frozenset({204, 304})
+"""Answers without a body, and so without its length (RFC 9110, 8.6)."""
+# What the library calls a body of which nobody said what it is.
+_UNTYPED: Final = b"Content-Type: application/octet-stream\r\n"
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
+}
+
+
+class Reading:
+    """A usual head, and how to recognise it when it comes again with a body of another length."""
+
+    __slots__ = ("behind", "head", "length", "until")
+
+    def __init__(self, head: Head, length: int, until: bytes, behind: bytes) -> None:
+        self.head = head
+        self.length = length
+        """Of the body; 0 for a request that has none."""
+        self.until = until
+        """The head as far as its Content-Length's value; empty for a request without one."""
+        self.behind = behind
+        """The rest of it, with the empty line."""
+
+
+def read(text: bytes) -> Reading | None:
+    """Read a head, from its first byte to the line end before the empty line; None for one that is not usual."""
+    match = _WHOLE(text)
+    if match is None or len(text) > MAX_HEAD_BYTES:
+        return None
+    method = match[1].decode("ascii")
+    # Interned: the sessions of many clients keep the same names and values.
+    intern = sys.intern
+    pairs: Headers = [
+        (intern(name.decode("ascii")), intern(value.decode("ascii").rstrip(" \t"))) for name, value in _FIELD(match[3])
+    ]
+    fields = {name.lower(): value for name, value in pairs}
+    if len(fields) != len(pairs) or len(pairs) > _MAX_FIELDS or "host" not in fields:
+        return None
+    if not _UNUSUAL.isdisjoint(fields) or fields.get("connection", "keep-alive").lower() != "keep-alive":
+        return None
+    length = fields.get("content-length")
+    head = Head(method, match[2].decode("ascii"), pairs)
+    if method != "POST":
+        return Reading(head, 0, b"", b"") if length is None else None
+    if length is None or _LENGTH(length) is None:
+        return None
+    # Its name in any letter case, and white space before the value: found from behind the line's beginning.
+    start = re.search(rb"\r\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh]:[\t ]*+", text)
+    assert start is not None
+    return Reading(head, int(length), text[: start.end()], text[start.end() + len(length) :] + b"\r\n")
+
+
+def may_become_usual(text: bytes) -> bool:
+    """Tell whether the beginning of a head has nothing unusual in it so far."""
+    return len(text) <= MAX_HEAD_BYTES and _BEGUN(text) is not None
+
+
+class Rendered:
+    """The head of an answer but for its framing and its date."""
+
+    __slots__ = ("begin", "closes", "has_date", "has_type", "status")
+
+    def __init__(self, status: int, headers: Headers) -> None:
+        names = {name.lower(): value for name, value in headers}
+        self.status = status
+        line = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode("ascii")
+        self.begin = line + render(headers)
+        if "server" not in names:
+            self.begin += f"Server: {PRODUCT}\r\n".encode("ascii")
+        self.has_date = "date" in names
+        self.has_type = "content-type" in names
+        self.closes = names.get("connection") == "close"
+
+    def framed(self, length: int, date: bytes) -> bytes:
+        """Write the head of an answer whose body has *length* bytes."""
+        if self.has_date:
+            date = b""
+        if self.status in BODILESS:
+            return b"%b%b\r\n" % (self.begin, date)
+        if length and not self.has_type:
+            date = _UNTYPED + date
+        return b"%bContent-Length: %d\r\n%b\r\n" % (self.begin, length, date)
+
+    def chunked(self, date: bytes) -> bytes:
+        """Write the head of an answer in pieces."""
+        if self.has_date:
+            date = b""
+        if not self.has_type:
+            date = _UNTYPED + date
+        return b"%bTransfer-Encoding: chunked\r\n%b\r\n" % (self.begin, date)
+
+
+def rendered(status: int, headers: Headers) -> Rendered:
+    """Render a head; one of a block, which comes again and again, only once.
+
+    Raises:
+        ValueError: a header value holds a line end or NUL.
+    """
+    if type(headers) is not Block:
+        return Rendered(status, headers)
+    known = headers.rendered
+    if isinstance(known, Rendered) and known.status == status:
+        return known
+    headers.rendered = fresh = Rendered(status, headers)
+    return fresh
+
+
+def date_line() -> bytes:
+    """Return the `Date` of this second (RFC 9110, 6.6.1)."""
+    return f"Date: {formatdate(usegmt=True)}\r\n".encode("ascii")
