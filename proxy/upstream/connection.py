@@ -1,24 +1,42 @@
 """One HTTP/1.1 connection to an upstream: one request, one answer, told to the exchange that owns it.
 
-Owns the framing, through llhttp (httptools). Knows no pool beyond whom it tells that it rests or is gone. Invariant:
-bytes that nobody asked for end the connection; they never reach the next request.
+Owns the framing. llhttp (httptools) reads every head the first time, and whatever is not plain in a body; a head that
+comes again byte for byte, but for its length, is recognised (`answers.py`), and plain bodies behind it are counted here.
+Knows no pool beyond whom it tells that it rests or is gone. Invariant: bytes that nobody asked for end the connection;
+they never reach the next request.
 """
 
 import asyncio
+import re
 import select
 import socket
+from enum import Enum
 from typing import Protocol, cast
 
 import httptools
 
 from proxy.core.headers import Headers
+from proxy.upstream.answers import BODILESS, KnownHeads
 from proxy.upstream.base import Loss, Receiver
 from proxy.upstream.sockets import OUTGOING_PEER_TIMEOUT_SECONDS, watch_peer
 
 MAX_HEAD_BYTES = 65_536 + 262_144
 """Bytes in a row without any of a body: 64 KiB of head or trailer, and one read that may hold the body's beginning."""
-# Answers that have no body whatever their headers say (RFC 9110, 6.4.1); llhttp knows them too.
-_BODILESS = frozenset({204, 304})
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
+# What llhttp is told of a chunked answer whose head was recognised, before it gets the body's odd part.
+_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class _Lane(Enum):
+    """Who takes the next bytes of the answer."""
+
+    HEAD = "head"
+    """Nothing of it has come."""
+    PARSER = "parser"
+    COUNTED = "counted"
+    """A body of known length."""
+    CHUNKS = "chunks"
+    """A chunked body, between two chunks."""
 
 
 class _StatusError(Exception):
@@ -26,7 +44,9 @@ class _StatusError(Exception):
 
 
 class Pool(Protocol):
-    """Whom a connection tells."""
+    """Whom a connection tells, and what the connections of one upstream share."""
+
+    heads: KnownHeads
 
     def opened(self, connection: "Connection") -> None:
         """It is there."""
@@ -89,10 +109,15 @@ class Connection(asyncio.Protocol):
         "_has_length",
         "_headers",
         "_is_complete",
+        "_is_in_chunk",
         "_is_informational",
+        "_is_muted",
         "_is_persistent",
         "_is_poisoned",
         "_keep",
+        "_lane",
+        "_learning",
+        "_left",
         "_parser",
         "_poller",
         "_pool",
@@ -105,9 +130,17 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._exchange: WireExchange | None = None
         self._transport: asyncio.Transport | None = None
-        # Made once: to make and register one costs three times the question itself.
-        self._poller = select.poll()
-        self._parser = httptools.HttpResponseParser(self)
+        self._poller: select.poll | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        """Made when it is needed; between two answers it stands before the next."""
+        self._lane = _Lane.HEAD
+        self._left = 0
+        """Bytes of a counted body that are still to come."""
+        self._learning: bytes | None = None
+        """The head that llhttp is reading, if it may be remembered."""
+        self._is_muted = False
+        """llhttp is told a head that the receiver knows."""
+        self._is_in_chunk = False
         self._headers: Headers = []
         self._status = 0
         self._bodiless_size = 0
@@ -127,18 +160,113 @@ class Connection(asyncio.Protocol):
         # uvloop's transports have asyncio's verbs without being its subclasses.
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
-        if sock is not None:
-            self._poller.register(sock.fileno(), select.POLLIN)
-            if sock.family in (socket.AF_INET, socket.AF_INET6):
-                watch_peer(sock, OUTGOING_PEER_TIMEOUT_SECONDS)
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            watch_peer(sock, OUTGOING_PEER_TIMEOUT_SECONDS)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the answer."""
-        if self._exchange is None:
+        exchange = self._exchange
+        if exchange is None:
             # Nobody asked: whatever this is, the next request must not get it.
             self.drop()
             return
+        lane = self._lane
+        if lane is _Lane.PARSER:
+            self._parse(data)
+            return
+        try:
+            if lane is _Lane.HEAD:
+                self._begin_answer(exchange, data)
+            elif lane is _Lane.COUNTED:
+                self._count(exchange, data)
+            else:
+                self._take_chunks(exchange, data, 0)
+        except Exception as error:  # a receiver raised: our own defect, not the upstream's
+            self._pool.report({"message": "receiver failed", "exception": error})
+            self._fail("receiver failed")
+
+    # -- answers whose heads are known
+
+    def _begin_answer(self, exchange: WireExchange, data: bytes) -> None:
+        found = self._pool.heads.find(data)
+        if found is None:
+            self._lane = _Lane.PARSER
+            self._parse(data)
+            return
+        head, key, start, length = found
+        if head is None or (head.is_counted and len(data) - start > length):
+            # Not seen before; or with bytes behind the answer, which are the parser's to judge.
+            self._learning = key
+            self._lane = _Lane.PARSER
+            self._parse(data)
+            return
+        self._has_head = self._has_length = True
+        self._status = head.status
+        self._is_persistent = head.is_persistent
+        exchange.receiver.on_head(head.status, head.headers)
+        if exchange.is_over:
+            return
+        if not head.is_counted:
+            self._lane = _Lane.CHUNKS
+            if start < len(data):
+                self._take_chunks(exchange, data, start)
+        elif start + length == len(data):
+            if length:
+                exchange.receiver.on_data(data[start:])
+            self._complete()
+        else:
+            self._lane = _Lane.COUNTED
+            self._left = length
+            if start < len(data):
+                self._count(exchange, data[start:])
+
+    def _count(self, exchange: WireExchange, data: bytes) -> None:
+        left = self._left = self._left - len(data)
+        if left < 0:
+            data = data[:left]
+            self._is_poisoned = True
+        if not exchange.is_over:
+            exchange.receiver.on_data(data)
+        if left <= 0:
+            self._complete()
+
+    def _take_chunks(self, exchange: WireExchange, data: bytes, start: int) -> None:
+        """Take whole plain chunks; anything else about them is the parser's."""
+        receiver = exchange.receiver
+        end = len(data)
+        while start < end:
+            match = _CHUNK(data, start)
+            if match is None:
+                break
+            first = match.end()
+            size = int(match[1], 16)
+            last = first + size
+            if data[last : last + 2] != b"\r\n" or (not size and last + 2 != end):
+                break
+            if not size:
+                self._complete()
+                return
+            receiver.on_data(data[first:last])
+            if exchange.is_over:
+                return
+            start = last + 2
+        if start < end:
+            self._lane = _Lane.PARSER
+            self._parse_rest(data[start:] if start else data)
+
+    def _parse_rest(self, data: bytes) -> None:
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        if not self._is_muted:
+            self._is_muted = True
+            self._parser.feed_data(_CHUNKED_HEAD)
+        self._parse(data)
+        if self._exchange is not None and not self._is_in_chunk and data.endswith(b"\r\n"):
+            # The parser stands between two chunks, and so do we.
+            self._lane = _Lane.CHUNKS
+
+    def _parse(self, data: bytes) -> None:
         # The parser has no bound of its own: a header or a trailer, a chunk extension, announcements (1xx) may go on
         # for ever.
         self._bodiless_size += len(data)
@@ -146,6 +274,8 @@ class Connection(asyncio.Protocol):
             is_behind = self._has_head and not self._is_informational
             self._fail(f"the {'trailer' if is_behind else 'head'} is too long")
             return
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -187,6 +317,8 @@ class Connection(asyncio.Protocol):
         """A message starts."""
         if self._is_complete:
             self._is_poisoned = True
+        elif self._is_muted:
+            return
         self._headers = []
         self._has_head = False
         self._has_length = False
@@ -203,18 +335,23 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        if self._is_complete:
+        if self._is_complete or self._is_muted:
             return
         self._has_head = True
-        status = self._status = self._parser.get_status_code()
+        parser = self._parser
+        assert parser is not None
+        status = self._status = parser.get_status_code()
         if status < 100:
             raise _StatusError
         # Asked here: behind the body the parser has forgotten the head.
-        self._is_persistent = self._parser.should_keep_alive()
+        self._is_persistent = parser.should_keep_alive()
         # 100 and 103 announce; the answer is still to come (RFC 9110, 15.2).
         self._is_informational = status < 200
-        if status in _BODILESS:
+        if status in BODILESS:
             self._has_length = True
+        if self._learning is not None:
+            self._headers = self._pool.heads.learn(self._learning, status, self._headers, self._is_persistent)
+            self._learning = None
         exchange = self._exchange
         if exchange is not None and not exchange.is_over and not self._is_informational:
             exchange.receiver.on_head(status, self._headers)
@@ -226,6 +363,14 @@ class Connection(asyncio.Protocol):
         if exchange is not None and not exchange.is_over and not self._is_complete:
             exchange.receiver.on_data(body)
 
+    def on_chunk_header(self) -> None:
+        """A chunk begins."""
+        self._is_in_chunk = True
+
+    def on_chunk_complete(self) -> None:
+        """A chunk is whole."""
+        self._is_in_chunk = False
+
     def on_message_complete(self) -> None:
         """The message is whole."""
         # Told after the parser has seen all that came with it: what stands behind an answer poisons the connection.
@@ -235,8 +380,13 @@ class Connection(asyncio.Protocol):
     # -- use
 
     @property
+    def is_open(self) -> bool:
+        """Tell whether it is open: all that the first request on it needs, before which a handshake may still drain."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
     def is_usable(self) -> bool:
-        """Tell whether a request may be written: the connection is open and nothing waits in front."""
+        """Tell whether a further request may be written: the connection is open and nothing waits in front."""
         transport = self._transport
         # An answer may come before its request is written to the end; what is left would precede the next one.
         return transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
@@ -244,7 +394,15 @@ class Connection(asyncio.Protocol):
     @property
     def is_quiet(self) -> bool:
         """Tell whether nothing has arrived unasked, not even the end: asked of the kernel, as the loop may be late."""
-        return not self._poller.poll(0)
+        poller = self._poller
+        if poller is None:
+            # Made once: to make and register one costs three times the question itself.
+            sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+            if sock is None:
+                return False
+            poller = self._poller = select.poll()
+            poller.register(sock.fileno(), select.POLLIN)
+        return not poller.poll(0)
 
     def begin(self, exchange: WireExchange, head: bytes, body: bytes, *, keep: bool) -> None:
         """Write a request."""
@@ -256,6 +414,12 @@ class Connection(asyncio.Protocol):
         self._has_head = False
         self._is_complete = False
         self._is_informational = False
+        self._lane = _Lane.HEAD
+        self._learning = None
+        if self._is_muted:
+            # It stands in the middle of an answer whose end it was not shown.
+            self._is_muted = False
+            self._parser = None
         self._keep = keep
         if len(body) < 65_536:
             self._transport.write(head + body)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.upstream import connection as module
+from proxy.upstream.answers import KnownHeads
 from proxy.upstream.base import Loss
 from proxy.upstream.connection import MAX_HEAD_BYTES, Connection, WireExchange
 from proxy.upstream.sockets import OUTGOING_PEER_TIMEOUT_SECONDS
@@ -64,7 +65,12 @@ class FakeTransport(asyncio.Transport):
 class Line:
     """A connection between a pool and a server, both played by the test. Fulfils `connection.Pool`."""
 
-    def __init__(self, sock: socket.socket | None = None) -> None:
+    are_heads_known = False
+    """Whether every answer is one whose head was read before."""
+
+    def __init__(self, sock: socket.socket | None = None, heads: KnownHeads | None = None) -> None:
+        self.heads = KnownHeads() if heads is None else heads
+        self.is_shadow = heads is not None
         self.told: list[str] = []
         self.defects: list[BaseException] = []
         self.heard = Heard()
@@ -99,6 +105,8 @@ class Line:
 
     def feed(self, *pieces: bytes) -> "Line":
         """Let bytes arrive, as long as the connection is not cut."""
+        if self.are_heads_known and not self.is_shadow:
+            Line(heads=self.heads).begin().feed(b"".join(pieces))
         for piece in pieces:
             if not self.transport.is_cut:
                 self.connection.data_received(piece)
@@ -116,6 +124,12 @@ class Line:
         """What the receiver has heard, which must have been lawful."""
         assert self.heard.violations == []
         return self.heard.outcome
+
+
+@pytest.fixture(autouse=True, params=["new heads", "known heads"])
+def are_heads_known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold every test against answers that llhttp reads and against those whose heads it has read before."""
+    monkeypatch.setattr(Line, "are_heads_known", request.param == "known heads")
 
 
 def bytewise(data: bytes) -> list[bytes]:
