@@ -48,6 +48,11 @@ def event_id(epoch: Epoch, stream: StreamId, offset: Offset) -> EventId:
     return EventId(f"{epoch}-{stream}-{offset}")
 
 
+def event_id_start(epoch: Epoch, stream: StreamId) -> bytes:
+    """Write what the event ids of one stream have in common; the offset follows in decimal digits."""
+    return f"{epoch}-{stream}-".encode("ascii")
+
+
 def upstream_cursor(frame_id: bytes) -> str | None:
     """Return an upstream's event id as a header value, or None when it is none.
 

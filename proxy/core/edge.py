@@ -10,6 +10,7 @@ import msgspec
 
 from proxy.core.head import Head
 from proxy.core.headers import Headers
+from proxy.core.ids import SessionId
 
 
 class Request(msgspec.Struct, gc=False):
@@ -44,10 +45,17 @@ class Sink(Protocol):
     def watch(self, watcher: Watcher | None) -> None:
         """Name the one watcher; the last one named counts."""
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send one whole answer; nothing was started before."""
+    def answer(self, status: int, headers: Headers, body: bytes, session_id: SessionId | None = None) -> None:
+        """Send one whole answer; nothing was started before.
 
-    def start(self, status: int, headers: Headers) -> None:
+        Args:
+            status: of HTTP.
+            headers: without framing; the same block for as many answers as possible.
+            body: the whole of it.
+            session_id: sent as a header behind the others, apart from them because it differs where they do not.
+        """
+
+    def start(self, status: int, headers: Headers, session_id: SessionId | None = None) -> None:
         """Begin an answer in pieces. One that is finished in the same turn goes out whole, with its length."""
 
     def write(self, data: bytes) -> None:
@@ -58,4 +66,3 @@ class Sink(Protocol):
 
     def abort(self) -> None:
         """Cut the connection without a last chunk: what was sent is not to be taken for complete."""
-

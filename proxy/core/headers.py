@@ -32,7 +32,7 @@ class Block(list[tuple[str, str]]):
     edges hand the same block in and get the same block out, and nothing about it is found out twice.
     """
 
-    __slots__ = ("body", "is_of_session", "onward", "rendered")
+    __slots__ = ("body", "is_of_session", "onward", "rendered", "streamed")
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
         super().__init__(pairs)
@@ -40,6 +40,8 @@ class Block(list[tuple[str, str]]):
         """What the one edge that sends it has made of it."""
         self.onward: Block | None = None
         """What of an answer goes on to the client, once chosen."""
+        self.streamed: Block | None = None
+        """The same as the head of an event stream of the proxy's own, once made."""
         self.is_of_session: bool | None = None
         """Whether it carries a session id, once asked."""
         self.body: Body | None = None

@@ -64,18 +64,24 @@ class Stream:
         "entries",
         "floor",
         "id",
+        "id_line",
         "last",
         "reader",
         "request_ids",
         "size",
+        "start",
         "state",
         "terminal",
     )
 
     def __init__(self, stream_id: StreamId, start: Offset, request_ids: tuple[RequestId, ...]) -> None:
         self.id = stream_id
+        self.id_line = b""
+        """What the id line of an entry begins with: everything but its offset, written once by the log."""
         self.request_ids = request_ids
         self.state = StreamState.LIVE
+        self.start = start
+        """The session's top when the stream began: every entry of it is newer."""
         self.floor = start
         """The newest offset dropped; at first the session's top when the stream began."""
         self.last = start

@@ -225,13 +225,14 @@ class Session:
 
     __slots__ = (
         "_server_requests",
-        "bindings",
+        "binding",
         "format",
         "handshake",
         "id",
         "initialized",
         "log_level",
         "next_stream",
+        "older_bindings",
         "principal",
         "revision",
         "route",
@@ -250,7 +251,10 @@ class Session:
         self.state = SessionState.OPENING
         self.handshake = handshake
         self.revision = revision
-        self.bindings = [Binding(upstream)]
+        self.binding = Binding(upstream)
+        """The binding that new requests go to."""
+        self.older_bindings: tuple[Binding, ...] = ()
+        """Those that only finish what runs in them, oldest first."""
         self.initialized = False
         """Whether the client sent `notifications/initialized`."""
         self.log_level: str | None = None
@@ -260,9 +264,15 @@ class Session:
         self._server_requests: ServerRequests | None = None
 
     @property
-    def binding(self) -> Binding:
-        """The binding that new requests go to."""
-        return self.bindings[-1]
+    def bindings(self) -> tuple[Binding, ...]:
+        """All of them, the present one last."""
+        return (*self.older_bindings, self.binding)
+
+    def bind_anew(self, upstream: str) -> Binding:
+        """Put a new binding in the place of the present one, which keeps what runs in it."""
+        self.older_bindings = self.bindings
+        self.binding = Binding(upstream)
+        return self.binding
 
     @property
     def server_requests(self) -> ServerRequests:

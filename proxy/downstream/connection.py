@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from proxy.core.head import Head
     from proxy.core.headers import Headers
+    from proxy.core.ids import SessionId
     from proxy.relay.wheel import Queue
 
 BURST_BYTES = 1_048_576
@@ -228,13 +229,13 @@ class Connection(asyncio.Protocol):
         """Call back at the end of this turn of the loop."""
         self._server.soon(callback)
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, status: int, headers: Headers, body: bytes, session_id: SessionId | None) -> None:
         """Write a whole answer, and take the next request."""
         transport = self.transport
         if transport is None:
             return
         known = rendered(status, headers)
-        head = known.framed(len(body), self._server.date())
+        head = known.framed(len(body), self._server.date(), session_id)
         if status in BODILESS or not body:
             transport.write(head)
         elif len(body) < COPIED_BYTES:
@@ -243,10 +244,10 @@ class Connection(asyncio.Protocol):
             transport.writelines((head, body))
         self.done(closes=known.closes)
 
-    def open(self, status: int, headers: Headers, body: bytes) -> None:
+    def open(self, status: int, headers: Headers, session_id: SessionId | None, body: bytes) -> None:
         """Write the head of an answer in pieces, and its first piece."""
         if self.transport is not None:
-            head = rendered(status, headers).chunked(self._server.date())
+            head = rendered(status, headers).chunked(self._server.date(), session_id)
             self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(body), body) if body else head)
             # A stream lasts: what was kept for the next request of the same client is freed.
             self._known = None
@@ -317,7 +318,7 @@ class Connection(asyncio.Protocol):
 class WireSink:
     """The answer to one request. Fulfils `core.edge.Sink`."""
 
-    __slots__ = ("_connection", "_headers", "_parts", "_size", "_status", "_was_congested", "_watcher")
+    __slots__ = ("_connection", "_headers", "_parts", "_session_id", "_size", "_status", "_was_congested", "_watcher")
 
     def __init__(self, connection: Connection) -> None:
         self._connection: Connection | None = connection
@@ -325,6 +326,7 @@ class WireSink:
         self._watcher: Watcher | None = None
         self._status = 0
         self._headers: Headers = []
+        self._session_id: SessionId | None = None
         self._parts: list[bytes] | None = None
         """What was written before the head left; None before an answer is started, and after its head has left."""
         self._size = 0
@@ -345,17 +347,18 @@ class WireSink:
         """Name the one watcher."""
         self._watcher = watcher
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, status: int, headers: Headers, body: bytes, session_id: SessionId | None = None) -> None:
         """Send one whole answer."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.answer(status, headers, body)
+            connection.answer(status, headers, body, session_id)
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, session_id: SessionId | None = None) -> None:
         """Begin an answer in pieces; its head leaves with the first pieces, at the end of this turn."""
         if self._connection is not None:
             self._status = status
             self._headers = headers
+            self._session_id = session_id
             self._parts = []
             self._connection.soon(self._open)
 
@@ -374,7 +377,7 @@ class WireSink:
         if connection is None:
             return
         if parts is not None:
-            connection.answer(self._status, self._headers, b"".join(parts))
+            connection.answer(self._status, self._headers, b"".join(parts), self._session_id)
         else:
             connection.end()
 
@@ -389,7 +392,7 @@ class WireSink:
         parts, self._parts = self._parts, None
         if self._connection is None or parts is None:
             return
-        self._connection.open(self._status, self._headers, b"".join(parts))
+        self._connection.open(self._status, self._headers, self._session_id, b"".join(parts))
         self._headers = []
         self._size = 0
         if self._was_congested and not self._connection.is_paused:

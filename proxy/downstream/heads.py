@@ -12,7 +12,8 @@ from http import HTTPStatus
 from typing import Final
 
 from proxy.core.head import Head
-from proxy.core.headers import Block, Headers, render
+from proxy.core.headers import SESSION_ID, Block, Headers, render
+from proxy.core.ids import SessionId
 
 PRODUCT: Final = "mcp-session-proxy"
 """What answers name as their server where the upstream named none."""
@@ -44,6 +45,7 @@ _UNUSUAL: Final = frozenset(
 )
 BODILESS: Final = frozenset({204, 304})
 """Answers without a body, and so without its length (RFC 9110, 8.6)."""
+_SESSION: Final = SESSION_ID.encode("ascii") + b": %b\r\n"
 # What the library calls a body of which nobody said what it is.
 _UNTYPED: Final = b"Content-Type: application/octet-stream\r\n"
 _STATUS_LINES: Final = {
@@ -100,38 +102,39 @@ def may_become_usual(text: bytes) -> bool:
 
 
 class Rendered:
-    """The head of an answer but for its framing and its date."""
+    """The head of an answer but for what differs from one to the next: session id, framing, date."""
 
-    __slots__ = ("begin", "closes", "has_date", "has_type", "status")
+    __slots__ = ("begin", "behind", "closes", "has_date", "has_type", "status")
 
     def __init__(self, status: int, headers: Headers) -> None:
         names = {name.lower(): value for name, value in headers}
         self.status = status
         line = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode("ascii")
         self.begin = line + render(headers)
-        if "server" not in names:
-            self.begin += f"Server: {PRODUCT}\r\n".encode("ascii")
+        self.behind = b"" if "server" in names else f"Server: {PRODUCT}\r\n".encode("ascii")
         self.has_date = "date" in names
         self.has_type = "content-type" in names
         self.closes = names.get("connection") == "close"
 
-    def framed(self, length: int, date: bytes) -> bytes:
+    def framed(self, length: int, date: bytes, session_id: SessionId | None) -> bytes:
         """Write the head of an answer whose body has *length* bytes."""
+        begin = self.begin if session_id is None else self.begin + _SESSION % session_id.encode("ascii")
         if self.has_date:
             date = b""
         if self.status in BODILESS:
-            return b"%b%b\r\n" % (self.begin, date)
+            return b"%b%b%b\r\n" % (begin, self.behind, date)
         if length and not self.has_type:
             date = _UNTYPED + date
-        return b"%bContent-Length: %d\r\n%b\r\n" % (self.begin, length, date)
+        return b"%b%bContent-Length: %d\r\n%b\r\n" % (begin, self.behind, length, date)
 
-    def chunked(self, date: bytes) -> bytes:
+    def chunked(self, date: bytes, session_id: SessionId | None) -> bytes:
         """Write the head of an answer in pieces."""
+        begin = self.begin if session_id is None else self.begin + _SESSION % session_id.encode("ascii")
         if self.has_date:
             date = b""
         if not self.has_type:
             date = _UNTYPED + date
-        return b"%bTransfer-Encoding: chunked\r\n%b\r\n" % (self.begin, date)
+        return b"%b%bTransfer-Encoding: chunked\r\n%b\r\n" % (begin, self.behind, date)
 
 
 def rendered(status: int, headers: Headers) -> Rendered:

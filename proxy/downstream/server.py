@@ -19,7 +19,8 @@ from multidict import CIMultiDict
 from proxy.config import Listen
 from proxy.core.edge import Request, Sink, Watcher
 from proxy.core.head import Head
-from proxy.core.headers import Headers
+from proxy.core.headers import SESSION_ID, Headers
+from proxy.core.ids import SessionId
 from proxy.downstream.heads import PRODUCT
 from proxy.relay import replies
 from proxy.upstream.sockets import watch_peer
@@ -184,17 +185,17 @@ class _HttpSink:
         """Name the one watcher."""
         self._watcher = watcher
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, status: int, headers: Headers, body: bytes, session_id: SessionId | None = None) -> None:
         """Send one whole answer."""
-        self.start(status, headers)
+        self.start(status, headers, session_id)
         if body:
             self.write(body)
         self.finish()
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, session_id: SessionId | None = None) -> None:
         """Begin the answer."""
         self._status = status
-        self._headers = headers
+        self._headers = headers if session_id is None else [*headers, (SESSION_ID, session_id)]
         self._notify()
 
     def write(self, data: bytes) -> None:

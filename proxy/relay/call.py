@@ -20,6 +20,7 @@ from proxy.core.head import Head
 from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation, RequestId
 from proxy.core.jsonrpc import Envelope, Kind
+from proxy.core.session import BindingState
 from proxy.relay import replies
 from proxy.relay.patience import Patience
 from proxy.relay.resumption import Resumption
@@ -136,7 +137,10 @@ class Call:
             self._sink.watch(self)
         if can_stream:
             relay.ctx.upgrades.add(self)
-        relay.binder.demand(self)
+        if relay.session.binding.state is BindingState.BOUND:
+            self.send()
+        else:
+            relay.binder.demand(self)
 
     @property
     def headers(self) -> Headers:
@@ -235,7 +239,8 @@ class Call:
         """Send the request in the present upstream session."""
         if self.state is CallState.DONE:
             return
-        self._end_patience()
+        if self._patience is not None:
+            self._patience.end()
         relay = self._relay
         binding = relay.session.binding
         self.generation = binding.generation
@@ -254,7 +259,7 @@ class Call:
             sink, self._sink = self._sink, None
             self._done()
             sink.watch(None)
-            sink.answer(refusal.status, self._relay.answer_headers(refusal.headers), refusal.body)
+            self._relay.answer(sink, refusal.status, refusal.headers, refusal.body)
             return
         self.fail(refusal.reason, **refusal.data)
 
@@ -262,7 +267,6 @@ class Call:
 
     def on_head(self, status: int, headers: Headers) -> None:
         """The answer begins."""
-        self.last_bytes = self._relay.ctx.clock.now()
         self._status = status
         kind = h.body_of(headers) if 200 <= status < 300 else Body.PLAIN
         if self.state is CallState.RESUMING:
@@ -280,6 +284,7 @@ class Call:
             self.fail("answer_unusable")
             return
         self.state = CallState.STREAMING
+        self.last_bytes = self._relay.ctx.clock.now()
         self._decoder = sse.Decoder(self._relay.ctx.upstream.max_message_bytes)
         self._relay.accepted(self.headers)
         self._open_stream(h.forward_response(headers))
@@ -343,6 +348,10 @@ class Call:
 
     def _answered(self, body: bytes) -> None:
         status = self._status
+        if status < 300:
+            # ANSWERED, which is relayed whatever else holds: the tables are asked about everything else.
+            self._relay_answer(body)
+            return
         has_jsonrpc_body = status >= 500 and jsonrpc.classify(body).kind is Kind.RESPONSE
         self._decide(
             exchange.classify_status(status, carried_id=self._carried_id, has_jsonrpc_body=has_jsonrpc_body),
@@ -399,7 +408,7 @@ class Call:
             self._done()
             if sink is not None:
                 sink.watch(None)
-                sink.answer(status, self._relay.answer_headers(self._answer_headers), body)
+                self._relay.answer(sink, status, self._answer_headers, body)
         elif status < 300:
             envelope = jsonrpc.classify(body)
             if envelope.kind is Kind.RESPONSE and envelope.id in self.unanswered:
@@ -575,9 +584,11 @@ class Call:
         self.state = CallState.DONE
         relay = self._relay
         ctx = relay.ctx
-        ctx.upgrades.discard(self)
-        self._end_patience()
-        relay.binder.leave(self)
+        if self._can_stream:
+            ctx.upgrades.discard(self)
+        if self._patience is not None:
+            self._patience.end()
+            relay.binder.leave(self)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None

@@ -12,7 +12,7 @@ from proxy.core import sse
 from proxy.core.cursor import event_id
 from proxy.core.edge import Sink
 from proxy.core.headers import Headers
-from proxy.core.ids import Offset
+from proxy.core.ids import Offset, SessionId
 from proxy.core.replay import Entry, Stream
 from proxy.relay.wheel import Wheel
 from proxy.store.base import StreamLog
@@ -65,11 +65,12 @@ class Feed:
         self.replayed = 0
         """Entries that were waiting when it began."""
 
-    def begin(self, headers: Headers, *, has_priming: bool, jitter: float) -> None:
+    def begin(self, headers: Headers, session_id: SessionId, *, has_priming: bool, jitter: float) -> None:
         """Take the stream over, open the response and send what lies after the position.
 
         Args:
             headers: the response's headers.
+            session_id: goes with them.
             has_priming: whether to hand out an id at once when nothing is there to carry one (semantics 5).
             jitter: a number in [0, 1) that spreads the reconnects of many clients.
         """
@@ -79,7 +80,7 @@ class Feed:
             previous.replaced()
         stream.aborted = False
         self._sink.watch(self)
-        self._sink.start(200, headers)
+        self._sink.start(200, headers, session_id)
         missed = stream.after(self.position, self._log.committed)
         self.replayed = len(missed)
         # Up to a quarter more, so that a storm of clients comes back spread out; never less than configured.
@@ -104,11 +105,16 @@ class Feed:
         if stream.has_gap(self.position):
             self._cut("overrun")
             return
-        missed = stream.after(self.position, self._log.committed)
-        if len(missed) == 1:
-            self._write(missed[0].wire, missed[0].offset)
-        elif missed:
-            self._replay(missed)
+        position = self.position
+        entries = stream.entries
+        if entries:
+            newest = entries[-1]
+            committed = self._log.committed
+            # Nearly always one entry is new: no list is made of it.
+            if position < newest.offset <= committed and (len(entries) == 1 or entries[-2].offset <= position):
+                self._write(newest.wire, newest.offset)
+            elif missed := stream.after(position, committed):
+                self._replay(missed)
         if stream.terminal is not None and self.position >= stream.terminal:
             self.finish()
 

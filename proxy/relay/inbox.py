@@ -22,8 +22,47 @@ if TYPE_CHECKING:
     from proxy.relay.session import SessionRelay
 
 
+def sort(relay: SessionRelay, envelope: Envelope, request: Request, sink: Sink) -> None:
+    """Hand a POST on."""
+    request_id = envelope.id
+    if envelope.kind is Kind.REQUEST and request_id is not None:
+        # Nearly all of them, so nothing else is made on their way.
+        ids = (request_id,)
+        if is_admitted(relay, ids, request.body, sink):
+            head = request.head
+            call = Call(relay, ids, envelope.method, request.body, head, relay.ctx.correlate(head), sink)
+            call.begin(can_stream=head.accepts_sse)
+    else:
+        Inbox(relay, request, sink).sort(envelope)
+
+
+def is_admitted(
+    relay: SessionRelay, ids: tuple[RequestId, ...], body: bytes, sink: Sink, *, is_batch: bool = False
+) -> bool:
+    """Tell whether these requests may run; else *sink* has been given an answer, or to the call that has it."""
+    calls = relay.calls
+    for request_id in ids:
+        running = calls.get(request_id)
+        if running is None:
+            continue
+        if running.is_same(body):
+            running.take_over(sink)
+        else:
+            replies.report_all(sink, "id_in_use", ids, is_batch=is_batch)
+        return False
+    ctx = relay.ctx
+    limit = ctx.session.max_calls
+    if len(calls) + len(ids) > limit:
+        replies.report_all(sink, "too_many_calls", ids, is_batch=is_batch, limit=limit)
+        return False
+    if not ctx.budget.has_room(len(body)):
+        replies.report_all(sink, "too_many_bytes", ids, is_batch=is_batch)
+        return False
+    return True
+
+
 class Inbox:
-    """One POST on its way to who deals with it."""
+    """One POST that is no single request, on its way to who deals with it."""
 
     __slots__ = ("_correlation_id", "_head", "_relay", "_request", "_sink")
 
@@ -37,11 +76,7 @@ class Inbox:
     def sort(self, envelope: Envelope) -> None:
         """Hand the POST on."""
         kind = envelope.kind
-        if kind is Kind.REQUEST and envelope.id is not None:
-            ids = (envelope.id,)
-            if self._is_admitted(ids):
-                self._call(ids, envelope.method, self._request.body, self._head.accepts_sse)
-        elif kind is Kind.NOTIFICATION:
+        if kind is Kind.NOTIFICATION:
             self._notification(envelope)
         elif kind is Kind.RESPONSE:
             answered = self._answered(envelope, self._request.body)
@@ -60,7 +95,8 @@ class Inbox:
         members = jsonrpc.split_batch(self._request.body)
         requests = (member.id for member, _ in members if member.kind is Kind.REQUEST and member.id is not None)
         ids = tuple(dict.fromkeys(requests))
-        if ids and not self._is_admitted(ids, is_batch=True):
+        asked = self._request.body
+        if ids and not is_admitted(self._relay, ids, asked, self._sink, is_batch=True):
             return
         kept: list[bytes] = []
         only_in: Generation | None = None
@@ -72,40 +108,14 @@ class Inbox:
             only_in = answered[0] if answered[0] is not None else only_in
             kept.append(answered[1])
         is_changed = kept != [text for _, text in members]
-        body = b"[" + b",".join(kept) + b"]" if is_changed else self._request.body
+        body = b"[" + b",".join(kept) + b"]" if is_changed else asked
         if ids:
-            self._call(ids, None, body, can_stream=False)
+            relay, sink = self._relay, self._sink
+            Call(relay, ids, None, body, self._head, self._correlation_id, sink, asked=asked).begin(can_stream=False)
         elif kept:
             self._deliver(body, only_in, may_repeat=False)
         else:
             replies.accepted(self._sink)
-
-    # -- requests
-
-    def _call(self, ids: tuple[RequestId, ...], method: str | None, body: bytes, can_stream: bool) -> None:
-        asked = self._request.body
-        call = Call(self._relay, ids, method, body, self._head, self._correlation_id, self._sink, asked=asked)
-        call.begin(can_stream=can_stream)
-
-    def _is_admitted(self, ids: tuple[RequestId, ...], *, is_batch: bool = False) -> bool:
-        relay, sink = self._relay, self._sink
-        for request_id in ids:
-            running = relay.calls.get(request_id)
-            if running is None:
-                continue
-            if running.is_same(self._request.body):
-                running.take_over(sink)
-            else:
-                replies.report_all(sink, "id_in_use", ids, is_batch=is_batch)
-            return False
-        limit = relay.ctx.session.max_calls
-        if len(relay.calls) + len(ids) > limit:
-            replies.report_all(sink, "too_many_calls", ids, is_batch=is_batch, limit=limit)
-            return False
-        if not relay.ctx.budget.has_room(len(self._request.body)):
-            replies.report_all(sink, "too_many_bytes", ids, is_batch=is_batch)
-            return False
-        return True
 
     # -- notifications
 

@@ -227,10 +227,9 @@ class Note:
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.watch(None)
-            headers = self._relay.answer_headers(self._answer_headers)
             # "202 Accepted with no body", and one SDK line goes on after nothing else.
             status, body = (202, b"") if self._status < 300 else (self._status, b"".join(self._buffer))
-            sink.answer(status, headers, body)
+            self._relay.answer(sink, status, self._answer_headers, body)
         elif self._status >= 300:
             # The client has its 202 already, so nobody else will learn of the refusal.
             self._relay.dropped("refused", self._correlation_id)

@@ -160,9 +160,7 @@ class Opening:
         self._over()
         if sink is None:
             return
-        if relay is not None:
-            headers = [*headers, (h.SESSION_ID, relay.session.id)]
-        sink.answer(self._status, headers, body)
+        sink.answer(self._status, headers, body, relay.session.id if relay is not None else None)
 
     def _answered_by_stream(self, data: bytes) -> None:
         result = jsonrpc.initialize_result(data)

@@ -15,7 +15,7 @@ from proxy.core import headers as h
 from proxy.core.edge import Sink
 from proxy.core.head import Head
 from proxy.core.headers import Body, Headers
-from proxy.core.ids import Generation, RequestId
+from proxy.core.ids import Generation, RequestId, SessionId
 from proxy.core.jsonrpc import Kind
 from proxy.relay import replies
 from proxy.relay.patience import Patience
@@ -52,6 +52,7 @@ class Passthrough:
         "_patience",
         "_rebuilt",
         "_relay",
+        "_session_id",
         "_sink",
         "_size",
         "_slot",
@@ -94,6 +95,8 @@ class Passthrough:
         self._exchange: Exchange | None = None
         self._status = 0
         self._answer_headers: Headers = []
+        self._session_id: SessionId | None = None
+        """Ours, where the upstream's answer carried its own."""
         self._buffer: list[bytes] = []
         self._size = 0
         self._decoder: sse.Decoder | None = None
@@ -182,13 +185,14 @@ class Passthrough:
         """The answer begins: a stream at once, anything else when it is whole."""
         self._ctx.recovery.alive()
         self._status = status
-        relay = self._relay
-        self._answer_headers = h.forward_response(headers) if relay is None else relay.answer_headers(headers)
+        self._answer_headers = h.forward_response(headers)
+        if self._relay is not None and h.names_session(headers):
+            self._session_id = self._relay.session.id
         if status == 200 and h.body_of(headers) is Body.STREAM:
             self._decoder = sse.Decoder(self._ctx.upstream.max_message_bytes)
             self._slot = self._ctx.heartbeats.add(self)
             if self._sink is not None:
-                self._sink.start(status, self._answer_headers)
+                self._sink.start(status, self._answer_headers, self._session_id)
 
     def on_data(self, data: bytes) -> None:
         """A piece of it."""
@@ -265,7 +269,7 @@ class Passthrough:
         sink, self._sink = self._sink, None
         self._over()
         if sink is not None:
-            sink.answer(self._status, self._answer_headers, body)
+            sink.answer(self._status, self._answer_headers, body, self._session_id)
 
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""

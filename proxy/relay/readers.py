@@ -113,7 +113,7 @@ class Readers:
         if entry is not None and len(stream.request_ids) > 1:
             self._tell_batch(stream, sink)
         elif entry is not None:
-            sink.start(200, relay.stream_headers([]))
+            sink.start(200, replies.stream_headers(), relay.session.id)
             sink.write(entry.wire)
             sink.finish()
         else:
@@ -123,7 +123,7 @@ class Readers:
         """Answer each request of a batch: with its response where that is retained, else with an error."""
         relay = self._relay
         unanswered = dict.fromkeys(stream.request_ids)
-        sink.start(200, relay.stream_headers([]))
+        sink.start(200, replies.stream_headers(), relay.session.id)
         for entry in stream.after(stream.floor, relay.log.committed):
             for frame in sse.Decoder(len(entry.wire)).feed(entry.wire):
                 for request_id in _answered(frame.data or b""):
@@ -136,7 +136,7 @@ class Readers:
 
     def _tell_unknown(self, cursor: Cursor, request_ids: tuple[RequestId, ...], sink: Sink) -> None:
         relay = self._relay
-        sink.start(200, relay.stream_headers([]))
+        sink.start(200, replies.stream_headers(), relay.session.id)
         for request_id in request_ids:
             # Past the stream's end, so that a client that asks again with it gets 405 and stops.
             told = event_id(relay.log.epoch, cursor.stream, relay.log.mark(None))
@@ -170,7 +170,7 @@ class Readers:
         link = relay.link
         refused = link.refused
         if refused is not None and link.state in (LinkState.REFUSED, LinkState.PARKED):
-            sink.answer(refused.status, relay.answer_headers(refused.headers), refused.body)
+            relay.answer(sink, refused.status, refused.headers, refused.body)
             return
         stream = self.standalone
         was_aborted = stream.aborted
@@ -217,7 +217,8 @@ class Readers:
         )
         self._feeds.add(feed)
         feed.begin(
-            relay.stream_headers(headers),
+            replies.stream_headers(headers),
+            relay.session.id,
             # Also for who comes with a cursor: some clients keep it per connection, and lose it when a resumed
             # stream is cut before its first id.
             has_priming=relay.session.revision.has_priming,

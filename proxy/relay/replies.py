@@ -7,27 +7,33 @@ from typing import Any
 
 from proxy.core import faults
 from proxy.core.edge import Sink
-from proxy.core.headers import SESSION_ID, Headers
-from proxy.core.ids import RequestId, SessionId
+from proxy.core.headers import Block, Headers
+from proxy.core.ids import RequestId
 from proxy.observe.hooks import Observer, RequestRejected
 
 JSON = ("Content-Type", "application/json")
-_STREAM: Headers = [
-    ("Content-Type", "text/event-stream"),
-    ("Cache-Control", "no-cache, no-transform"),
-    # nginx in front would buffer the stream otherwise.
-    ("X-Accel-Buffering", "no"),
-]
+_STREAM = Block(
+    [
+        ("Content-Type", "text/event-stream"),
+        ("Cache-Control", "no-cache, no-transform"),
+        # nginx in front would buffer the stream otherwise.
+        ("X-Accel-Buffering", "no"),
+    ]
+)
 _STREAM_NAMES = frozenset({"content-type", "cache-control", "x-accel-buffering"})
 
 
-def stream_headers(upstream: Headers = (), session_id: SessionId | None = None) -> Headers:  # type: ignore[assignment]
+def stream_headers(upstream: Headers = _STREAM) -> Headers:
     """Return the head of an event stream: the upstream's own headers where there are any, and what SSE needs."""
-    headers = [pair for pair in upstream if pair[0].lower() not in _STREAM_NAMES]
-    headers.extend(_STREAM)
-    if session_id is not None:
-        headers.append((SESSION_ID, session_id))
-    return headers
+    if type(upstream) is not Block:
+        return _stream_headers(upstream)
+    if upstream.streamed is None:
+        upstream.streamed = Block(_stream_headers(upstream))
+    return upstream.streamed
+
+
+def _stream_headers(upstream: Headers) -> Headers:
+    return [*(pair for pair in upstream if pair[0].lower() not in _STREAM_NAMES), *_STREAM]
 
 
 def report(sink: Sink, reason: str, request_id: RequestId | None = None, **more: Any) -> None:

@@ -23,10 +23,10 @@ DEFAULT_RETRY_SECONDS = 1.0
 class Resumption:
     """The cursor of one call's upstream stream and what may be done with it."""
 
-    __slots__ = ("_attempts", "_cursor", "_progress", "_retry_seconds", "is_resumed")
+    __slots__ = ("_attempts", "_last_id", "_progress", "_retry_seconds", "is_resumed")
 
     def __init__(self) -> None:
-        self._cursor: str | None = None
+        self._last_id: bytes | None = None
         self._retry_seconds = DEFAULT_RETRY_SECONDS
         self._attempts = 0
         self._progress: dict[RequestId, float] | None = None
@@ -37,7 +37,8 @@ class Resumption:
     def note(self, frame: sse.Frame) -> None:
         """Take a frame's id and `retry`; an id is progress, so the attempts count anew."""
         if frame.id is not None:
-            self._cursor = upstream_cursor(frame.id)
+            # Kept as it came: whether it can be sent back is asked when it has to be.
+            self._last_id = frame.id
             self._attempts = 0
         if frame.retry is not None:
             self._retry_seconds = min(frame.retry / 1000, LONGEST_RETRY_SECONDS)
@@ -69,6 +70,10 @@ class Resumption:
         """Tell whether there is a cursor to ask with."""
         return self._cursor is not None
 
+    @property
+    def _cursor(self) -> str | None:
+        return upstream_cursor(self._last_id) if self._last_id is not None else None
+
     def next_delay(self, *, is_clean: bool, attempts: int, shortest: float) -> float | None:
         """Count an attempt and return how long to wait for it; None when there is no next one.
 
@@ -84,7 +89,8 @@ class Resumption:
 
     def request(self, headers: Headers) -> UpstreamRequest | None:
         """Return the GET that asks for what follows the cursor; *headers* are taken over."""
-        if self._cursor is None:
+        cursor = self._cursor
+        if cursor is None:
             return None
-        headers.append((h.LAST_EVENT_ID, self._cursor))
+        headers.append((h.LAST_EVENT_ID, cursor))
         return UpstreamRequest("GET", headers, b"", fresh=True)

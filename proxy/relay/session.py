@@ -28,11 +28,10 @@ from proxy.core.session import (
     rest,
 )
 from proxy.observe import hooks
-from proxy.relay import replies
 from proxy.relay.binder import Binder
 from proxy.relay.call import Call
 from proxy.relay.context import Context
-from proxy.relay.inbox import Inbox
+from proxy.relay.inbox import sort
 from proxy.relay.note import Note
 from proxy.relay.probe import Probe
 from proxy.relay.readers import Readers
@@ -121,20 +120,14 @@ class SessionRelay:
 
     def post(self, envelope: Envelope, request: Request, sink: Sink) -> None:
         """Take a POST of this session."""
-        self.touch()
-        Inbox(self, request, sink).sort(envelope)
+        self.last_active = self.ctx.clock.now()
+        sort(self, envelope, request, sink)
 
     # -- headers
 
-    def stream_headers(self, upstream: Headers) -> Headers:
-        """Return the head of an event stream of this session."""
-        return replies.stream_headers(upstream, self.session.id)
-
-    def answer_headers(self, headers: Headers) -> Headers:
-        """Return an upstream's answer headers as the client gets them: its id replaced by ours where it gave one."""
-        onward = h.forward_response(headers)
-        # Never kept on the block: an upstream may give two sessions the same id, and with it the same head.
-        return [*onward, (h.SESSION_ID, self.session.id)] if h.names_session(headers) else onward
+    def answer(self, sink: Sink, status: int, headers: Headers, body: bytes) -> None:
+        """Send an upstream's answer: with the proxy's session id in the place of the upstream's, if that gave one."""
+        sink.answer(status, h.forward_response(headers), body, self.session.id if h.names_session(headers) else None)
 
     @property
     def version_header(self) -> str | None:

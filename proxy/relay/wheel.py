@@ -86,8 +86,7 @@ class Queue:
         self._now = clock.now
 
     def add(self, member: Due) -> None:
-        """Join; a member that is in already starts anew."""
-        self._deadlines.pop(member, None)
+        """Join; a member that is in already must leave first, to start anew."""
         self._deadlines[member] = self._now() + self._delay
         if not self._is_running:
             self._is_running = True

@@ -11,7 +11,7 @@ from cachetools import FIFOCache
 
 from proxy.config import Replay
 from proxy.core import sse
-from proxy.core.cursor import event_id
+from proxy.core.cursor import event_id_start
 from proxy.core.ids import Epoch, Offset, RequestId, StreamId
 from proxy.core.replay import Entry, Stream, StreamState, Tombstone
 
@@ -101,6 +101,7 @@ class MemoryLog:
     def open(self, stream_id: StreamId, request_ids: tuple[RequestId, ...]) -> Stream:
         """Begin a stream. Its floor is the present top."""
         stream = Stream(stream_id, self.top, request_ids)
+        stream.id_line = event_id_start(self.epoch, stream_id)
         self._streams[stream_id] = stream
         return stream
 
@@ -120,11 +121,12 @@ class MemoryLog:
     ) -> Offset:
         """Log one frame, wake the reader, bound the window."""
         offset = Offset(self.top + 1)
-        wire = sse.encode(event_id(self.epoch, stream.id, offset), event, data)
+        wire = sse.encode(b"%b%d" % (stream.id_line, offset), event, data)
         self.top = self.committed = offset
         stream.append(Entry(offset, wire, upstream_id))
-        self.size += len(wire)
-        self._budget.used += len(wire) + ENTRY_OVERHEAD
+        size = len(wire)
+        self.size += size
+        self._budget.used += size + ENTRY_OVERHEAD
         if terminal:
             stream.terminal = offset
             stream.state = StreamState.COMPLETE
@@ -163,15 +165,25 @@ class MemoryLog:
     def shrink(self, target: int) -> None:
         """Drop the session's oldest entries, whatever their stream, until at most *target* bytes remain."""
         while self.size > target:
-            # Offsets count through the session, so the smallest first offset is the oldest entry.
-            oldest = min(
-                (stream for stream in self._streams.values() if stream.entries),
-                key=lambda stream: stream.entries[0].offset if stream.entries else self.top,
-                default=None,
-            )
+            oldest = self._oldest()
             if oldest is None:
                 return
             self._release(oldest.drop_oldest(), 1)
+            if not oldest.entries and oldest.state is StreamState.COMPLETE:
+                # There is nothing left to read: its tombstone says as much, and the next search does not pass it.
+                self.evict(oldest)
+
+    def _oldest(self) -> Stream | None:
+        """Return the stream with the session's oldest entry: offsets count through the session."""
+        oldest: Stream | None = None
+        first = self.top + 1
+        for stream in self._streams.values():
+            # They stand in the order in which they began, and a session may hold thousands of completed ones.
+            if stream.start >= first:
+                break
+            if stream.entries and stream.entries[0].offset < first:
+                oldest, first = stream, stream.entries[0].offset
+        return oldest
 
     def _bound(self, stream: Stream) -> None:
         limits = self._limits

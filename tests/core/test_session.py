@@ -180,7 +180,7 @@ def test_a_new_session_is_a_record_of_the_present_format() -> None:
     assert session.format == RECORD_FORMAT
     assert session.principal is None
     assert session.next_stream == 1
-    assert [session.binding] == session.bindings
+    assert (session.binding,) == session.bindings
     assert (session.binding.state, session.binding.generation) == (B.UNBOUND, 0)
     assert session.binding.upstream == "default"
 
@@ -188,7 +188,7 @@ def test_a_new_session_is_a_record_of_the_present_format() -> None:
 def test_requests_go_to_the_last_binding() -> None:
     """A session may hold several bindings; the newest is the present one."""
     session = make_session()
-    session.bindings.append(Binding("other"))
+    session.bind_anew("other")
 
     assert session.binding.upstream == "other"
 

@@ -4,7 +4,7 @@ import pytest
 
 from proxy.core import sse
 from proxy.core.cursor import Cursor, parse
-from proxy.core.ids import Epoch, Offset, call_stream
+from proxy.core.ids import Epoch, Offset, SessionId, call_stream
 from proxy.relay.feed import BATCH_BYTES, Feed
 from proxy.relay.wheel import Wheel
 from proxy.store.memory import Budget, MemoryLog
@@ -40,7 +40,7 @@ class World:
             heartbeats=self.wheel,
             on_detach=lambda feed, reason: self.detached.append((feed, reason)),
         )
-        feed.begin(HEAD, has_priming=has_priming, jitter=jitter)
+        feed.begin(HEAD, SessionId("ours"), has_priming=has_priming, jitter=jitter)
         return feed, sink
 
     def append(self, *texts: str, terminal: bool = False) -> None:
@@ -61,7 +61,7 @@ def test_a_stream_without_priming_opens_with_a_comment_and_the_retry_hint() -> N
     """Older clients get no frame that they could take for an event, and the headers at once."""
     _, sink = World(retry_seconds=3.0).attach()
 
-    assert (sink.status, sink.headers) == (200, HEAD)
+    assert (sink.status, sink.headers) == (200, [*HEAD, ("Mcp-Session-Id", "ours")])
     assert sink.body == b": open\nretry: 3000\n"
     assert sink.frames == []
 

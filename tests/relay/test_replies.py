@@ -4,14 +4,13 @@ import pytest
 
 from proxy.core import headers as h
 from proxy.core.faults import FAULTS
-from proxy.core.ids import SessionId
 from proxy.observe.hooks import RequestRejected
 from proxy.relay import replies
 from support.fakes import JSON_TYPE, FakeSink, RecordingObserver
 
 
 def test_a_stream_has_what_sse_needs() -> None:
-    """Its type, no cache, no buffer in between; without a session no id."""
+    """Its type, no cache, no buffer in between."""
     assert replies.stream_headers() == [
         ("Content-Type", "text/event-stream"),
         ("Cache-Control", "no-cache, no-transform"),
@@ -20,19 +19,18 @@ def test_a_stream_has_what_sse_needs() -> None:
 
 
 def test_a_stream_keeps_the_upstreams_headers() -> None:
-    """Except those that SSE needs otherwise, in any letter case; the session's id is ours."""
+    """Except those that SSE needs otherwise, in any letter case."""
     upstream = [
         ("X-Server", "a"), ("content-type", "text/event-stream; charset=utf-8"), ("CACHE-CONTROL", "public"),
         ("x-accel-buffering", "yes"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"),
     ]  # fmt: skip
 
-    headers = replies.stream_headers(upstream, SessionId("ours"))
+    headers = replies.stream_headers(upstream)
 
     assert [pair for pair in headers if pair in upstream] == [upstream[0], upstream[4], upstream[5]]
     assert h.get_all(headers, "Content-Type") == ["text/event-stream"]
     assert h.get_all(headers, "Cache-Control") == ["no-cache, no-transform"]
     assert h.get_all(headers, "X-Accel-Buffering") == ["no"]
-    assert h.get_all(headers, h.SESSION_ID) == ["ours"]
 
 
 @pytest.mark.parametrize("reason", FAULTS)

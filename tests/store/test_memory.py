@@ -2,7 +2,7 @@
 
 from proxy.core import sse
 from proxy.core.cursor import event_id
-from proxy.core.ids import STANDALONE, Epoch, Offset, call_stream
+from proxy.core.ids import STANDALONE, Epoch, Offset, SessionId, call_stream
 from proxy.core.replay import Stream, StreamState
 from proxy.relay.feed import Feed
 from proxy.relay.wheel import Wheel
@@ -69,7 +69,7 @@ def test_an_entry_beyond_the_window_reaches_who_is_listening() -> None:
     Feed(
         log, stream, sink, position=Offset(0), config=make_config().stream, heartbeats=wheel,
         on_detach=lambda _, reason: cuts.append(reason),
-    ).begin([], has_priming=False, jitter=0.0)  # fmt: skip
+    ).begin([], SessionId("ours"), has_priming=False, jitter=0.0)  # fmt: skip
 
     log.append(stream, b"", b"x" * 200, None)
 

@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.core import sse
 from proxy.core.cursor import event_id, parse
-from proxy.core.ids import STANDALONE, Epoch, Offset, call_stream
+from proxy.core.ids import STANDALONE, Epoch, Offset, SessionId, call_stream
 from proxy.core.replay import Stream, StreamState
 from proxy.relay.feed import Feed
 from proxy.relay.wheel import Wheel
@@ -147,7 +147,7 @@ class LogModel(RuleBasedStateMachine):
         reader.sink.room = data.draw(st.none() | st.integers(1, 800))
         others = [other for other in self.reading() if other.model is model]
         self.readers.append(reader)
-        feed.begin([], has_priming=has_priming, jitter=0.0)
+        feed.begin([], SessionId("ours"), has_priming=has_priming, jitter=0.0)
 
         assert [other.reasons for other in others] == [[""]] * len(others)
         assert len(others) <= 1, "a stream has one reader"

@@ -20,7 +20,7 @@ from proxy.core.edge import Request, Watcher
 from proxy.core.head import Head
 from proxy.core.headers import Block, Headers
 from proxy.core.idmap import IdMap
-from proxy.core.ids import RequestId, UpstreamSessionId
+from proxy.core.ids import RequestId, SessionId, UpstreamSessionId
 from proxy.core.session import Handshake
 from proxy.observe.hooks import Fingerprint, Funnel, Record
 from proxy.registry import Registry
@@ -127,20 +127,20 @@ class FakeSink:
         """Name the one watcher."""
         self.watcher = watcher
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, status: int, headers: Headers, body: bytes, session_id: SessionId | None = None) -> None:
         """Record a whole answer."""
-        self.start(status, headers)
+        self.start(status, headers, session_id)
         if body:
             self.write(body)
         self.finish()
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, session_id: SessionId | None = None) -> None:
         """Record the head."""
         self._assert_open("start")
         assert self.status is None, f"started twice: {self.status}, then {status}"
         if not self.gone:
             self.status = status
-            self.headers = list(headers)
+            self.headers = [*headers, *([(h.SESSION_ID, session_id)] if session_id is not None else [])]
 
     def write(self, data: bytes) -> None:
         """Record body bytes."""
