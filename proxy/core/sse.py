@@ -19,13 +19,18 @@ _SPACE: Final = 0x20
 _BLANK_LINE: Final = b"\n\n"
 # What servers really write: data last and on one line, id and event in either order. One match costs half
 # of what splitting the block into lines does.
-_COMMON: Final = re.compile(
-    rb"(?:id: ?+([^\n\0]*+)\n)?(?:event: ?+([^\n]*+)\n)?(?:id: ?+([^\n\0]*+)\n)?data: ?+([^\n]*+)\n\n"
-).match
+_HEAD: Final = rb"(?:id: ?+([^\n\0]*+)\n)?(?:event: ?+([^\n]*+)\n)?(?:id: ?+([^\n\0]*+)\n)?data: ?+"
+_COMMON: Final = re.compile(_HEAD + rb"([^\n]*+)\n\n").match
+match_head: Final = re.compile(_HEAD).match
+"""Matches a block in the common form up to where its data begins; `id_and_event` reads the match."""
 _BARE_CR: Final = re.compile(rb"\r(?!\n)").search
 _COMMENT: Final = re.compile(rb"\n:[^\n]*+")
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
+# Up to here one match of the whole frame is the cheapest; beyond it, looking for the line's end is.
+_SMALL_FRAME_BYTES: Final = 2048
 _SMALL_PIECE_BYTES: Final = 4096
+# From here on a copy that is spared is worth more than the look whether it can be.
+_LARGE_BLOCK_BYTES: Final = 65_536
 # Far above any wait that makes sense, far below the length that int() refuses.
 _MAX_RETRY_DIGITS: Final = 15
 
@@ -52,9 +57,11 @@ class Decoder:
     __slots__ = (
         "_after_cr",
         "_bom",
+        "_gone",
         "_in_comment",
         "_irregular",
         "_last",
+        "_mark",
         "_max",
         "_overflown",
         "_pieces",
@@ -63,6 +70,9 @@ class Decoder:
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max = max_frame_bytes
+        # One more, because the LF that ends the last line is no part of the frame.
+        self._mark = max_frame_bytes + 1
+        """The size of a block under way that calls for `_grown`."""
         self._overflown = False
         self._bom: bytes | None = b""
         """What may be the beginning of a byte order mark; None once the first bytes have told."""
@@ -74,6 +84,9 @@ class Decoder:
         self._pieces: list[bytes | bytearray] = []
         """The block under way, with LF line ends; never begins with an empty line."""
         self._size = 0
+        """The size of the block under way, with what is gone."""
+        self._gone = 0
+        """Bytes of the block under way that were handed out before its end (`core.cut`)."""
         self._last = _LF
         """The last byte of the block under way, LF when there is none: tells whether a line begins here."""
 
@@ -98,7 +111,7 @@ class Decoder:
             if self._pieces and end:
                 start = self._complete(chunk, frames)
             while start < end:
-                match = _COMMON(chunk, start)
+                match = _COMMON(chunk, start, start + _SMALL_FRAME_BYTES)
                 if match is not None:
                     stop = match.end()
                     if stop - start > longest:
@@ -106,12 +119,7 @@ class Decoder:
                     first_id, event, second_id, data = match.groups()
                     frames.append(Frame(data, first_id if second_id is None else second_id, event or b""))
                 else:
-                    blank = chunk.find(_BLANK_LINE, start)
-                    if blank < 0:
-                        self._keep(chunk[start:])
-                        break
-                    stop = blank + len(_BLANK_LINE)
-                    self._finish(chunk[start:blank], frames)
+                    stop = self._take(chunk, start, frames)
                 start = stop
         except FrameTooLarge:
             if not frames:
@@ -134,7 +142,8 @@ class Decoder:
             self._after_cr = False
         if b"\r" in chunk:
             self._after_cr = chunk.endswith(b"\r")
-            if _BARE_CR(chunk):
+            is_small = len(chunk) <= _SMALL_FRAME_BYTES
+            if _BARE_CR(chunk) if is_small else _BARE_CR(chunk, chunk.find(b"\r"), chunk.rfind(b"\r") + 2):
                 chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             else:
                 # The usual case where CR occurs; with the search, a third of what replacing pairs costs.
@@ -146,25 +155,63 @@ class Decoder:
         self._irregular = self._after_cr or self._in_comment
         return chunk
 
+    def _take(self, chunk: bytes, start: int, frames: list[Frame]) -> int:
+        """Take a block that is large or not in the common form; return where the next one begins."""
+        line_end = start
+        if len(chunk) - start > _SMALL_FRAME_BYTES:
+            head = match_head(chunk, start)
+            # A search for one byte takes an eightieth of one for two, and a large line has its first LF at its end.
+            line_end = chunk.find(b"\n", start if head is None else head.end())
+            if head is not None and line_end >= 0 and chunk.startswith(_BLANK_LINE, line_end):
+                if line_end - start > self._max:
+                    self._overflow()
+                frames.append(Frame(chunk[head.end() : line_end], *id_and_event(head)))
+                return line_end + len(_BLANK_LINE)
+        blank = chunk.find(_BLANK_LINE, line_end) if line_end >= 0 else -1
+        if blank < 0:
+            self._keep(chunk[start:], frames)
+            return len(chunk)
+        self._finish(chunk[start:blank], frames)
+        return blank + len(_BLANK_LINE)
+
     def _complete(self, chunk: bytes, frames: list[Frame]) -> int:
         """Finish the block under way if its end is here; return how much of the chunk was used."""
         if self._last == _LF and chunk[0] == _LF:
             # The blank line was split: its first LF is the last of what was kept.
             blank, stop = 0, 1
         else:
-            blank = chunk.find(_BLANK_LINE)
+            line_end = chunk.find(b"\n") if len(chunk) > _SMALL_FRAME_BYTES else 0
+            blank = chunk.find(_BLANK_LINE, line_end) if line_end >= 0 else -1
             stop = blank + len(_BLANK_LINE)
             if blank < 0:
-                self._keep(chunk)
+                self._keep(chunk, frames)
                 return len(chunk)
         self._pieces.append(chunk[:blank])
-        block = b"".join(self._pieces)
+        self._size += blank
+        frame = self._join_line() if self._size - self._gone > _LARGE_BLOCK_BYTES else None
+        if frame is not None:
+            frames.append(frame)
+        else:
+            self._finish(b"".join(self._pieces), frames)
         self._forget()
-        self._finish(block, frames)
         return stop
 
+    def _join_line(self) -> Frame | None:
+        """Read the block under way if it is in the common form; its data is copied once, where `_finish` does twice."""
+        first, *others = self._pieces
+        head = match_head(first)
+        if head is None:
+            return None
+        start = head.end()
+        # The space behind the colon may be in the next piece.
+        if start == len(first) or first.find(b"\n", start) >= 0 or any(b"\n" in piece for piece in others):
+            return None
+        if self._size > self._max:
+            self._overflow()
+        return Frame(b"".join((memoryview(first)[start:], *others)), *id_and_event(head))
+
     def _finish(self, block: bytes, frames: list[Frame]) -> None:
-        if len(block) > self._max and self._net_size(block) > self._max:
+        if self._gone + len(block) > self._max and self._gone + self._net_size(block) > self._max:
             self._overflow()
         frame = _parse(block)
         if frame is not None:
@@ -175,7 +222,7 @@ class Decoder:
         # Neither comments nor a line end at the edges count, whichever chunks they came in.
         return len(_COMMENT.sub(b"", b"\n" + block).strip(b"\n"))
 
-    def _keep(self, piece: bytes) -> None:
+    def _keep(self, piece: bytes, frames: list[Frame]) -> None:
         """Add to the block under way.
 
         Comment lines are taken out, so that a stream idle but for heartbeats keeps nothing. Small pieces are
@@ -186,7 +233,8 @@ class Decoder:
             piece = piece.removeprefix(b"\n")
         # Each comment goes with the LF before it and leaves its own; where a line begins here, one is lent.
         lent = b"\n" if self._last == _LF else b""
-        if (lent and piece.startswith(b":")) or _COMMENT.search(piece):
+        last_line = piece.rfind(b"\n")
+        if (lent and piece.startswith(b":")) or (last_line >= 0 and _COMMENT.search(piece, 0, last_line + 2)):
             piece = lent + piece
             self._in_comment = piece.startswith(b"\n:", piece.rfind(b"\n"))
             self._irregular = self._irregular or self._in_comment
@@ -195,25 +243,37 @@ class Decoder:
         if not piece:
             return
         last = pieces[-1] if pieces else b""
-        if isinstance(last, bytearray) and len(last) < _SMALL_PIECE_BYTES:
+        if len(piece) >= _SMALL_PIECE_BYTES:
+            pieces.append(piece)
+        elif isinstance(last, bytearray) and len(last) < _SMALL_PIECE_BYTES:
             last += piece
         else:
-            pieces.append(bytearray(piece) if len(piece) < _SMALL_PIECE_BYTES else piece)
+            pieces.append(bytearray(piece))
         self._size += len(piece)
         self._last = piece[-1]
-        # The LF that ends the last line is no part of the frame.
-        if self._size > self._max + 1:
-            self._overflow()
+        if self._size > self._mark:
+            self._grown(frames)
+
+    def _grown(self, _frames: list[Frame]) -> None:
+        """Judge a block under way that has passed the mark."""
+        self._overflow()
 
     def _forget(self) -> None:
         self._pieces.clear()
         self._size = 0
+        self._gone = 0
         self._last = _LF
 
     def _overflow(self) -> NoReturn:
         self._forget()
         self._overflown = self._irregular = True
         raise FrameTooLarge(f"a frame exceeds {self._max} bytes")
+
+
+def id_and_event(head: re.Match[bytes]) -> tuple[bytes | None, bytes]:
+    """Read what `match_head` has matched; of two ids the second counts."""
+    first_id, event, second_id = head.groups()
+    return first_id if second_id is None else second_id, event or b""
 
 
 def _parse(block: bytes) -> Frame | None:
@@ -261,11 +321,32 @@ def encode(event_id: str | bytes, event: bytes, data: bytes) -> bytes:
     """
     if isinstance(event_id, str):
         event_id = event_id.encode()
-    if b"\n" in data or b"\r" in data:
-        data = b"\ndata: ".join(_LINE_END.split(data))
+    data = _data_lines(data)
     if event:
         return b"id: %b\nevent: %b\ndata: %b\n\n" % (event_id, event, data)
     return b"id: %b\ndata: %b\n\n" % (event_id, data)
+
+
+def encode_parts(event_id: str | bytes, event: bytes, data: bytes) -> tuple[bytes, ...]:
+    """Write one frame as parts that together are `encode`'s bytes, without a copy of large data."""
+    if len(data) <= _LARGE_BLOCK_BYTES:
+        return (encode(event_id, event, data),)
+    return head(event_id, event), _data_lines(data), _BLANK_LINE
+
+
+def head(event_id: str | bytes, event: bytes) -> bytes:
+    """Write what stands in front of a frame's data."""
+    if isinstance(event_id, str):
+        event_id = event_id.encode()
+    if event:
+        return b"id: %b\nevent: %b\ndata: " % (event_id, event)
+    return b"id: %b\ndata: " % event_id
+
+
+def _data_lines(data: bytes) -> bytes:
+    if b"\n" in data or b"\r" in data:
+        return b"\ndata: ".join(_LINE_END.split(data))
+    return data
 
 
 def priming_frame(event_id: str, retry_ms: int) -> bytes:

@@ -249,8 +249,6 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             head = rendered(status, headers).chunked(self._server.date(), session_id)
             self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(body), body) if body else head)
-            # A stream lasts: what was kept for the next request of the same client is freed.
-            self._known = None
 
     def write(self, data: bytes) -> None:
         """Write a piece of an answer."""
@@ -336,9 +334,7 @@ class WireSink:
     def congested(self) -> bool:
         """Tell whether the client does not keep up."""
         connection = self._connection
-        if connection is None:
-            return False
-        if connection.is_paused or self._size >= BURST_BYTES:
+        if connection is not None and (connection.is_paused or self._size >= BURST_BYTES):
             self._was_congested = True
             return True
         return False

@@ -435,8 +435,9 @@ class Call:
     # -- frames
 
     def _frame(self, frame: sse.Frame) -> None:
-        resumption = self._resumption
-        resumption.note(frame)
+        resumption = self._resumptions or self._resumption
+        if frame.id is not None or frame.retry is not None:
+            resumption.note(frame)
         data, stream = frame.data, self._stream
         if not data or stream is None:
             return

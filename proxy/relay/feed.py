@@ -102,10 +102,10 @@ class Feed:
             self._fall_behind()
             return
         stream = self.stream
-        if stream.has_gap(self.position):
+        position = self.position
+        if stream.has_gap(position):
             self._cut("overrun")
             return
-        position = self.position
         entries = stream.entries
         if entries:
             newest = entries[-1]

@@ -124,9 +124,8 @@ class MemoryLog:
         wire = sse.encode(b"%b%d" % (stream.id_line, offset), event, data)
         self.top = self.committed = offset
         stream.append(Entry(offset, wire, upstream_id))
-        size = len(wire)
-        self.size += size
-        self._budget.used += size + ENTRY_OVERHEAD
+        self.size += len(wire)
+        self._budget.used += len(wire) + ENTRY_OVERHEAD
         if terminal:
             stream.terminal = offset
             stream.state = StreamState.COMPLETE
@@ -134,7 +133,14 @@ class MemoryLog:
         # The reader first, the bounds after: an entry larger than the window still goes to who is listening.
         if stream.reader is not None:
             stream.reader.wake()
-        self._bound(stream)
+        limits, budget = self._limits, self._budget
+        if (
+            stream.size > limits.bytes_per_stream
+            or len(stream.entries or ()) > limits.events_per_stream
+            or self.size > limits.bytes_per_session
+            or budget.used + budget.held > limits.bytes_total
+        ):
+            self._bound(stream)
         return offset
 
     def tombstone(self, stream_id: StreamId) -> Tombstone | None:

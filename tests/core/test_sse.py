@@ -1,6 +1,7 @@
 """The SSE codec: frames do not depend on chunks, lose nothing they say, and are read back as written."""
 
 import re
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -90,6 +91,25 @@ def test_frames_do_not_depend_on_chunks(wire, sizes):
     assert decode([wire]) == (expected, False)
     assert decode([bytes([byte]) for byte in wire]) == (expected, False)
     assert decode(cut(wire, sizes)) == (expected, False)
+
+
+@settings(max_examples=300)
+@given(WIRES, st.lists(st.integers(0, 6), max_size=40), st.integers(0, 12), st.integers(0, 8), st.integers(0, 8))
+def test_large_frames_are_read_as_small_ones(wire, sizes, limit, small, large):
+    """Frames, limit and boundary are the same wherever a frame begins to be handled as a large one."""
+    expected = model(wire)
+    bounded = decode([wire], limit)
+    boundary = Decoder(LARGE)
+    boundary.feed(wire)
+
+    with patch.multiple(sse, _SMALL_FRAME_BYTES=small, _LARGE_BLOCK_BYTES=large):
+        for chunks in ([wire], [bytes([byte]) for byte in wire], cut(wire, sizes)):
+            assert decode(chunks) == (expected, False)
+            assert decode(chunks, limit) == bounded
+            decoder = Decoder(LARGE)
+            for chunk in chunks:
+                decoder.feed(chunk)
+            assert decoder.is_at_boundary == boundary.is_at_boundary
 
 
 @settings(max_examples=200)
@@ -249,6 +269,17 @@ def test_a_frame_above_the_limit_ends_decoding(head):
     assert not decoder.is_at_boundary
 
 
+@pytest.mark.parametrize("chunk", [1000, 40_000, 90_000, LARGE])
+@pytest.mark.parametrize("size", [3000, 100_000])
+def test_the_limit_is_exact_for_large_frames(size, chunk):
+    """At the limit a large frame passes and one byte above it does not, whatever chunks it comes in."""
+    wire = b"data: " + b"x" * (size - 6) + b"\n\n"
+    chunks = cut(wire, [chunk] * (len(wire) // chunk))
+
+    assert decode(chunks, size) == ([Frame(b"x" * (size - 6))], False)
+    assert decode(chunks, size - 1) == ([], True)
+
+
 def test_a_frame_that_grows_above_the_limit_is_not_awaited():
     """The error comes as soon as the limit is passed, not with the end of the frame."""
     decoder = Decoder(100)
@@ -266,6 +297,47 @@ def test_comments_of_an_idle_stream_leave_nothing_behind():
         assert decoder.feed(sse.HEARTBEAT) == []
 
     assert decoder.feed(b"data: x\n\n") == [Frame(b"x", retry=5)]
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("size", [2000, 2100, 65_000, 70_000, 300_000])
+@pytest.mark.parametrize("chunk", [1000, 65_536, LARGE])
+def test_frames_of_every_size_are_whole(size, chunk, line_end):
+    """A frame between others keeps its data, whether it comes at once or in chunks."""
+    data = bytes(range(32, 127)) * (size // 95)
+    wire = line_end.join([b"id: 1", b"event: e", b"data: " + data, b"", b"data: x", b"", b""])
+    wire = b"data: a\n\n" + wire
+    chunks = cut(wire, [chunk] * (len(wire) // chunk))
+
+    assert decode(chunks) == ([Frame(b"a"), Frame(data, b"1", b"e"), Frame(b"x")], False)
+
+
+@pytest.mark.parametrize("chunk", [1000, 65_536, LARGE])
+@pytest.mark.parametrize("lines", [b"data: y\n", b"id: 2\n", b"event: f\nretry: 5\n", b": c\ndata\n"])
+def test_lines_behind_a_large_one_count(lines, chunk):
+    """A large data line is read with what stands behind it in the same block."""
+    wire = b"id: 1\nevent: e\ndata: " + b"x" * 100_000 + b"\n" + lines + b"\n"
+
+    assert decode(cut(wire, [chunk] * (len(wire) // chunk))) == (model(wire), False)
+
+
+def test_a_space_at_the_edge_of_a_chunk_is_no_data():
+    """The space behind the colon is taken off also where a large frame was cut in front of it."""
+    data = b"x" * 100_000
+    for head in (b"data:", b"data: "):
+        assert decode([head, b" " + data, b"\n\n"]) == ([Frame(b" " * (head == b"data: ") + data)], False)
+
+
+def test_comments_in_a_large_frame_are_taken_out():
+    """Comments between large lines neither reach the data nor count."""
+    line = b"data: " + b"x" * 100_000 + b"\n"
+    wire = b": a\n" + line + b": " + b"c" * 100_000 + b"\n" + line + b":\n\n"
+
+    for size in (LARGE, 50_000, 120_000):
+        assert decode(cut(wire, [size] * (len(wire) // size)), 200_013) == (
+            [Frame(b"x" * 100_000 + b"\n" + b"x" * 100_000)],
+            False,
+        )
 
 
 def test_a_large_frame_in_pieces_is_whole():
@@ -290,6 +362,25 @@ def test_what_is_encoded_is_read_back(data, event, event_id):
     assert Decoder(LARGE).feed(wire) == [Frame(lines, event_id.encode(), event)]
     assert sse.encode(event_id.encode(), event, data) == wire
     assert b"\r" not in wire
+
+
+@settings(max_examples=50)
+@given(BLOBS, EVENTS, st.text("abc123-", min_size=1), st.integers(0, 8))
+def test_parts_are_the_encoded_frame(data, event, event_id, large):
+    """What is written in parts is together what is written whole."""
+    with patch.object(sse, "_LARGE_BLOCK_BYTES", large):
+        parts = sse.encode_parts(event_id, event, data)
+
+    assert b"".join(parts) == sse.encode(event_id, event, data)
+    assert parts[0].startswith(sse.head(event_id.encode(), event))
+
+
+def test_large_data_is_not_copied_to_be_written():
+    """Large data without line ends is a part itself; a small frame is one part."""
+    data = b"x" * 100_000
+
+    assert any(part is data for part in sse.encode_parts("1", b"", data))
+    assert sse.encode_parts("1", b"", b"x") == (b"id: 1\ndata: x\n\n",)
 
 
 def test_the_form_of_an_encoded_frame():
