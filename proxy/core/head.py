@@ -1,8 +1,9 @@
 """The head of one client request, and what follows from it alone, worked out once.
 
 Clients repeat their heads byte for byte on a connection, so the downstream edge hands the same object in for as long as
-they do. Must not know of sessions or of the HTTP library. Invariant: everything here depends on the head only; what
-depends on a session's state is asked anew for every request.
+they do; and the heads of one client software's sessions differ in the session id alone, so they share what was found
+out. Must not know of sessions or of the HTTP library. Invariant: everything here depends on the head only; what depends
+on a session's state is asked anew for every request.
 """
 
 from proxy.core import headers as h
@@ -11,21 +12,33 @@ from proxy.core.ids import UpstreamSessionId
 from proxy.core.revision import is_modern
 
 
+class Findings:
+    """What was found out about a head, whatever its session id."""
+
+    __slots__ = ("accepts_sse", "forwarded", "verdict")
+
+    def __init__(self) -> None:
+        self.verdict: object = None
+        """What the listener says of it; None until it has been asked."""
+        self.forwarded: Block | None = None
+        """What of it goes upstream, without a session id; None until it has been chosen."""
+        self.accepts_sse: bool | None = None
+
+
 class Head:
     """Method, target and headers of one request."""
 
     __slots__ = (
-        "_accepts_sse",
         "_bound",
         "_bound_to",
-        "forwarded",
-        "headers",
+        "_headers",
+        "_is_own",
+        "findings",
         "is_modern",
         "method",
         "path",
         "request_id",
         "session_id",
-        "verdict",
         "version",
     )
 
@@ -33,26 +46,49 @@ class Head:
         self.method = method
         self.path = path
         """The request target, query and all."""
-        self.headers = headers
+        self._headers = headers
+        self._is_own = True
+        """Whether the headers are this head's, session id and all."""
         self.session_id = h.get(headers, h.SESSION_ID)
         self.version = h.get(headers, h.PROTOCOL_VERSION)
         self.is_modern = is_modern(self.version)
         self.request_id = h.get(headers, h.REQUEST_ID)
         """The client's own correlation id."""
-        self.verdict: object = None
-        """What the listener says of it; None until it has been asked."""
-        self.forwarded: Block | None = None
-        """What of it goes upstream, without a session id; None until it has been chosen."""
-        self._accepts_sse: bool | None = None
+        self.findings = Findings()
         self._bound: Block | None = None
         self._bound_to: UpstreamSessionId | None = None
+
+    def of(self, session_id: str) -> "Head":
+        """Return the same head with another session id in the place of its own."""
+        other = Head.__new__(Head)
+        other.method = self.method
+        other.path = self.path
+        other._headers = self._headers  # noqa: SLF001 - of its own class
+        other._is_own = False  # noqa: SLF001
+        other.session_id = session_id
+        other.version = self.version
+        other.is_modern = self.is_modern
+        other.request_id = self.request_id
+        other.findings = self.findings
+        other._bound = None  # noqa: SLF001
+        other._bound_to = None  # noqa: SLF001
+        return other
+
+    @property
+    def headers(self) -> Headers:
+        """All of them, in wire order."""
+        if self._is_own:
+            return self._headers
+        session_id = self.session_id or ""
+        return [(name, session_id if name.lower() == "mcp-session-id" else value) for name, value in self._headers]
 
     @property
     def accepts_sse(self) -> bool:
         """Tell whether the client takes an event stream."""
-        if self._accepts_sse is None:
-            self._accepts_sse = h.accepts_sse(self.headers)
-        return self._accepts_sse
+        findings = self.findings
+        if findings.accepts_sse is None:
+            findings.accepts_sse = h.accepts_sse(self._headers)
+        return findings.accepts_sse
 
     def bound(self, forwarded: Block, upstream_id: UpstreamSessionId | None) -> Block:
         """Return *forwarded* as it is sent in an upstream session."""

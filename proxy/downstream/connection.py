@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from proxy.core.edge import Request, Sink, Watcher
-from proxy.downstream.heads import BODILESS, Reading, may_become_usual, read, rendered
+from proxy.downstream.heads import BODILESS, Heads, Reading, may_become_usual, rendered
 from proxy.relay import replies
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ class Server(Protocol):
     max_body_bytes: int
     due: Queue
     """Connections on which a head or a body is awaited."""
-    idle: Queue
-    """Connections that were answered and may be used again."""
+    era: int
+    """Counts up slowly: what connections remember of the time they were last used."""
+    heads: Heads
     is_closing: bool
 
     def date(self) -> bytes:
@@ -68,10 +69,12 @@ class Connection(asyncio.Protocol):
         "_body",
         "_buffer",
         "_head",
+        "_is_awaited",
         "_known",
         "_missing",
         "_server",
         "_sink",
+        "era",
         "is_paused",
         "transport",
     )
@@ -88,6 +91,10 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._missing = 0
         self._sink: WireSink | None = None
+        self._is_awaited = False
+        """Whether the rest of a request is due."""
+        self.era = server.era
+        """When it was last answered."""
         self.is_paused = False
         """Whether the client takes fewer bytes than it is sent."""
 
@@ -98,7 +105,7 @@ class Connection(asyncio.Protocol):
         # uvloop's transports have asyncio's verbs without being its subclasses.
         self.transport = cast("asyncio.Transport", transport)
         self._server.opened(self)
-        self._server.due.add(self)
+        self._await()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -140,7 +147,12 @@ class Connection(asyncio.Protocol):
             end = data.find(b"\r\n", at, at + 12)
             digits = data[at:end]
             if digits.isdigit() and digits[0] != 0x30 and data.startswith(known.behind, end):
-                self._begin(known.head, data, end + len(known.behind), int(digits))
+                start = end + len(known.behind)
+                length = int(digits)
+                if start + length == len(data) and length <= self._server.max_body_bytes:
+                    self._serve(known.head, data[start:])
+                else:
+                    self._begin(known.head, data, start, length)
                 return
         self._read(data)
 
@@ -155,7 +167,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._hand_over(data)
             return
-        reading = read(data[: end + 2])
+        reading = self._server.heads.read(data[: end + 2])
         if reading is None:
             self._hand_over(data)
             return
@@ -192,8 +204,9 @@ class Connection(asyncio.Protocol):
 
     def _serve(self, head: Head, body: bytes) -> None:
         server = self._server
-        server.idle.discard(self)
-        server.due.discard(self)
+        if self._is_awaited:
+            self._is_awaited = False
+            server.due.discard(self)
         sink = self._sink = WireSink(self)
         try:
             server.handle(Request(head, body), sink)
@@ -208,12 +221,13 @@ class Connection(asyncio.Protocol):
 
     def _await(self) -> None:
         """Bound the time that the rest of a request may take, from its first byte."""
-        self._server.idle.discard(self)
-        if self._sink is None and self not in self._server.due:
+        if not self._is_awaited:
+            self._is_awaited = True
             self._server.due.add(self)
 
     def due(self) -> None:
         """Give up a request that does not come."""
+        self._is_awaited = False
         if self._head is not None:
             self._head = None
             self._body = []
@@ -281,7 +295,7 @@ class Connection(asyncio.Protocol):
             early, self._buffer = self._buffer, b""
             self._hand_over(early)
         else:
-            server.idle.add(self)
+            self.era = server.era
 
     def close(self) -> None:
         """End the connection once what was written has left."""
@@ -308,8 +322,9 @@ class Connection(asyncio.Protocol):
             self._server.hand_over(transport, data)
 
     def _release(self) -> None:
-        self._server.due.discard(self)
-        self._server.idle.discard(self)
+        if self._is_awaited:
+            self._is_awaited = False
+            self._server.due.discard(self)
         self._server.closed(self)
 
 

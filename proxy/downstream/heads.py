@@ -29,7 +29,14 @@ _WHOLE: Final = re.compile(_START + rb"(" + _FIELDS + rb")").fullmatch
 # What may still become a usual head; anything else must have its answer now, not when its end has come.
 _BEGUN: Final = re.compile(_START + rb"(?:" + _FIELDS + rb")?+(?:" + _TOKEN + rb"(?::[\t -~]*+)?+)?+\r?+\n?+").fullmatch
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):[\t ]*+([\t -~]*+)\r\n").findall
-_LENGTH: Final = re.compile(r"[1-9][0-9]{0,9}").fullmatch
+_LENGTH: Final = re.compile(rb"[1-9][0-9]{0,9}").fullmatch
+_SESSION_ID: Final = re.compile(rb"[!-~]{1,256}").fullmatch
+# As clients write them; a head with another spelling is read in full every time, and one whose Content-Length has
+# another is the library's.
+_LENGTHS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_SESSION_IDS: Final = (b"\r\nMcp-Session-Id: ", b"\r\nmcp-session-id: ")
+MAX_HEADS: Final = 512
+"""Remembered at once, forgotten all together."""
 # Each of them changes what the bytes mean that follow the head, or asks for an answer before the answer.
 _UNUSUAL: Final = frozenset(
     {
@@ -68,10 +75,54 @@ class Reading:
         """The rest of it, with the empty line."""
 
 
-def read(text: bytes) -> Reading | None:
-    """Read a head, from its first byte to the line end before the empty line; None for one that is not usual."""
+class Heads:
+    """The heads that one server's clients send, recognised but for their session id and the length of their body."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Head] = {}
+
+    def read(self, text: bytes) -> Reading | None:
+        """Read a head, from its first byte to the line end before the empty line; None for one that is not usual."""
+        if len(text) > MAX_HEAD_BYTES:
+            return None
+        key, digits, at = _without(text, _LENGTHS)
+        until, behind = (text[:at], text[at + len(digits) :] + b"\r\n") if digits else (b"", b"")
+        key, session_id, _ = _without(key, _SESSION_IDS)
+        known = self._known.get(key)
+        if known is not None and known.session_id is not None and _SESSION_ID(session_id):
+            # No length, and a length where there was one before: the key holds what is in front of its digits.
+            if not digits:
+                return Reading(known.of(session_id.decode("ascii")), 0, b"", b"")
+            if _LENGTH(digits):
+                return Reading(known.of(session_id.decode("ascii")), int(digits), until, behind)
+        head = _parse(text)
+        if head is None:
+            return None
+        if session_id and head.request_id is None and b"ast-" not in key:
+            if len(self._known) >= MAX_HEADS:
+                self._known.clear()
+            self._known[key] = head
+        if head.method != "POST":
+            return Reading(head, 0, b"", b"")
+        return Reading(head, int(digits), until, behind) if _LENGTH(digits) else None
+
+
+def _without(text: bytes, names: tuple[bytes, ...]) -> tuple[bytes, bytes, int]:
+    """Return a head without the value of the first of *names* that it has, that value, and where it stood."""
+    for name in names:
+        at = text.find(name)
+        if at >= 0:
+            at += len(name)
+            stop = text.find(b"\r\n", at)
+            return text[:at] + text[stop:], text[at:stop], at
+    return text, b"", 0
+
+
+def _parse(text: bytes) -> Head | None:
     match = _WHOLE(text)
-    if match is None or len(text) > MAX_HEAD_BYTES:
+    if match is None:
         return None
     method = match[1].decode("ascii")
     # Interned: the sessions of many clients keep the same names and values.
@@ -84,16 +135,9 @@ def read(text: bytes) -> Reading | None:
         return None
     if not _UNUSUAL.isdisjoint(fields) or fields.get("connection", "keep-alive").lower() != "keep-alive":
         return None
-    length = fields.get("content-length")
-    head = Head(method, match[2].decode("ascii"), pairs)
-    if method != "POST":
-        return Reading(head, 0, b"", b"") if length is None else None
-    if length is None or _LENGTH(length) is None:
+    if ("content-length" in fields) != (method == "POST"):
         return None
-    # Its name in any letter case, and white space before the value: found from behind the line's beginning.
-    start = re.search(rb"\r\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh]:[\t ]*+", text)
-    assert start is not None
-    return Reading(head, int(length), text[: start.end()], text[start.end() + len(length) :] + b"\r\n")
+    return Head(method, match[2].decode("ascii"), pairs)
 
 
 def may_become_usual(text: bytes) -> bool:

@@ -40,9 +40,10 @@ class Listener:
     def handle(self, request: Request, sink: Sink) -> None:
         """Answer one request, now or later."""
         head = request.head
-        verdict = head.verdict
+        findings = head.findings
+        verdict = findings.verdict
         if verdict is None:
-            verdict = head.verdict = self._judge(head)
+            verdict = findings.verdict = self._judge(head)
         if verdict is not _FINE:
             reason, names = cast("_Fault", verdict)
             self._reject(sink, reason, None, **names)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from proxy.clock import Clock
 from proxy.config import Listen
 from proxy.downstream.connection import Connection
-from proxy.downstream.heads import date_line
+from proxy.downstream.heads import Heads, date_line
 from proxy.downstream.server import Handle, HttpServer
 from proxy.relay.wheel import Queue
 from proxy.upstream.sockets import watch_peer
@@ -21,6 +21,8 @@ from proxy.upstream.sockets import watch_peer
 IDLE_SECONDS = 3_630.0
 """How long an answered connection is kept, as by the library: one that is closed just as a client sends its POST
 kills some clients, so the client or its network is to be first."""
+ERAS = 16
+"""Looks at idle connections in that time."""
 
 
 class WireServer:
@@ -30,7 +32,8 @@ class WireServer:
         self.handle = handle
         self.max_body_bytes = config.max_body_bytes
         self.due = Queue(clock, config.head_timeout_seconds)
-        self.idle = Queue(clock, IDLE_SECONDS)
+        self.heads = Heads()
+        self.era = 0
         self.is_closing = False
         self._config = config
         self._peer_timeout = peer_timeout_seconds
@@ -39,6 +42,7 @@ class WireServer:
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._emptied: asyncio.Event | None = None
+        self._clock = clock
         self._now = clock.now
         self._date = b""
         self._date_ends = 0.0
@@ -48,6 +52,7 @@ class WireServer:
         if sock.family != socket.AF_UNIX:
             # Accepted sockets have the options of the one that listens: a call per process, not per connection.
             watch_peer(sock, self._peer_timeout)
+        self._clock.call_later(IDLE_SECONDS / ERAS, self._turn)
         self._server = await self._loop.create_server(lambda: Connection(self), sock=sock, backlog=self._config.backlog)
 
     def stop_accepting(self) -> None:
@@ -72,7 +77,16 @@ class WireServer:
             await self._emptied.wait()
         await self._behind.close(timeout_seconds)
         self.due.close()
-        self.idle.close()
+
+    def _turn(self) -> None:
+        """Close what has been idle for long: looked at rarely, so that a request costs no timer."""
+        if self.is_closing:
+            return
+        self.era += 1
+        for connection in tuple(self._connections):
+            if connection.is_idle and self.era - connection.era > ERAS:
+                connection.close()
+        self._clock.call_later(IDLE_SECONDS / ERAS, self._turn)
 
     # -- for connections
 

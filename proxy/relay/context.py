@@ -91,9 +91,9 @@ class Context:
 
     def forward(self, head: Head) -> Block:
         """Return what of a client's head goes upstream, without session id."""
-        block = head.forwarded
+        block = head.findings.forwarded
         if block is None:
-            block = head.forwarded = Block(h.forward_request(head.headers, trust_forwarded=self.trust_forwarded))
+            block = head.findings.forwarded = Block(h.forward_request(head.headers, trust_forwarded=self.trust_forwarded))
             # The proxy reads what comes back, so nothing may compress it.
             block.append(("Accept-Encoding", "identity"))
         return block

@@ -67,11 +67,11 @@ class Standalone:
         "_attempt",
         "_barren",
         "_buffer",
-        "_cursor",
         "_decoder",
         "_exchange",
         "_has_hole",
         "_is_resumed",
+        "_last_id",
         "_opened_at",
         "_refused_with",
         "_relay",
@@ -92,7 +92,7 @@ class Standalone:
         self.state = LinkState.CLOSED
         self.generation = Generation(0)
         self._upstream_id: UpstreamSessionId | None = None
-        self._cursor: str | None = None
+        self._last_id: bytes | None = None
         self._retry_seconds: float | None = None
         self._is_resumed = False
         self._has_hole = False
@@ -113,6 +113,10 @@ class Standalone:
         self._opened_at = 0.0
         self._refused_with: str | None = None
 
+    @property
+    def _cursor(self) -> str | None:
+        return upstream_cursor(self._last_id) if self._last_id is not None else None
+
     def open(
         self,
         generation: Generation,
@@ -125,7 +129,7 @@ class Standalone:
             self.close()
             self.generation = generation
             self._upstream_id = upstream_id
-            self._cursor = None
+            self._last_id = None
             self._has_hole = False
             self._attempt = 0
             self.refused = None
@@ -149,7 +153,7 @@ class Standalone:
         For an upstream without ids nothing else shows that its session is a new one.
         """
         self.state = LinkState.CLOSED
-        self._cursor = None
+        self._last_id = None
         self._decoder = None
         if self._timer is not None:
             self._timer.cancel()
@@ -199,7 +203,7 @@ class Standalone:
             frames = self._decoder.feed(data)
         except sse.FrameTooLarge:
             # The frame can never be passed on; asking for it again by cursor would end here again.
-            self._cursor = None
+            self._last_id = None
             self._exchange_abort()
             self._has_hole = True
             self._again(self._relay.ctx.upstream.reconnect_min_seconds)
@@ -212,7 +216,8 @@ class Standalone:
 
     def _frame(self, frame: sse.Frame) -> None:
         if frame.id is not None:
-            self._cursor = upstream_cursor(frame.id)
+            # Kept as it came: whether it can be sent back is asked when it has to be.
+            self._last_id = frame.id
         if frame.retry is not None:
             self._retry_seconds = min(frame.retry / 1000, LONGEST_RETRY_SECONDS)
         data = frame.data
@@ -262,7 +267,7 @@ class Standalone:
             # 404 would tell the client that its session is gone.
             self._refuse(405 if self._status == 404 else self._status, LinkState.REFUSED)
         else:
-            self._cursor = None
+            self._last_id = None
             self._broken(is_clean=False)
 
     def _refuse(self, status: int, state: LinkState) -> None:
@@ -290,7 +295,7 @@ class Standalone:
         if is_clean and self._retry_seconds is not None:
             delay = max(delay, self._retry_seconds)
         if self._is_resumed and self._is_cursor_spent():
-            self._cursor = None
+            self._last_id = None
             self._has_hole = True
         if self._cursor is None and self._decoder is not None:
             # Whatever is sent until the link is open again cannot be asked for: a hole, so it is told.
