@@ -91,16 +91,17 @@ class Heads:
         until, behind = (text[:at], text[at + len(digits) :] + b"\r\n") if digits else (b"", b"")
         key, session_id, _ = _without(key, _SESSION_IDS)
         known = self._known.get(key)
-        if known is not None and known.session_id is not None and _SESSION_ID(session_id):
-            # No length, and a length where there was one before: the key holds what is in front of its digits.
-            if not digits:
-                return Reading(known.of(session_id.decode("ascii")), 0, b"", b"")
-            if _LENGTH(digits):
-                return Reading(known.of(session_id.decode("ascii")), int(digits), until, behind)
+        if known is not None and (_LENGTH(digits) or not digits):
+            # Where there is a length there was one before: the key holds what stands in front of its digits.
+            if not session_id and known.session_id is None:
+                return Reading(known, int(digits or b"0"), until, behind)
+            if known.session_id is not None and _SESSION_ID(session_id):
+                return Reading(known.of(session_id.decode("ascii")), int(digits or b"0"), until, behind)
         head = _parse(text)
         if head is None:
             return None
-        if session_id and head.request_id is None and b"ast-" not in key:
+        # A client's own correlation id and a cursor are new every time: nothing would be recognised.
+        if head.request_id is None and b"ast-" not in key:
             if len(self._known) >= MAX_HEADS:
                 self._known.clear()
             self._known[key] = head

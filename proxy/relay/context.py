@@ -16,7 +16,7 @@ from proxy.core.headers import Block, Headers
 from proxy.core.idmap import IdMap
 from proxy.core.ids import UpstreamSessionId
 from proxy.observe.hooks import Fingerprint, Observer
-from proxy.relay.farewell import Farewell
+from proxy.relay.farewell import PATIENCE_SECONDS, Farewell
 from proxy.relay.wheel import Queue, Wheel
 from proxy.store.memory import Budget
 from proxy.upstream.base import Edge, UpstreamRequest
@@ -71,7 +71,7 @@ class Context:
     """Calls whose clients get a stream if they are not answered soon (semantics 19)."""
     lingers: Queue = field(init=False)
     """Calls that are answered while their upstream stream is still open."""
-    farewells: set[Farewell] = field(default_factory=set)
+    farewells: Queue = field(init=False)
     """DELETEs under way that no session owns any more; a drain waits for them."""
     passing: set[Abandonable] = field(default_factory=set)
     """Exchanges under way without a session."""
@@ -84,6 +84,7 @@ class Context:
         self._prefix = self.clock.entropy(4).hex()
         self.upgrades = Queue(self.clock, self.stream.upgrade_after_seconds)
         self.lingers = Queue(self.clock, LINGER_SECONDS)
+        self.farewells = Queue(self.clock, PATIENCE_SECONDS)
 
     def correlation_id(self) -> str:
         """Return a new id that follows one request through the logs of the proxy and the upstream."""
@@ -133,4 +134,4 @@ class Context:
     def end_upstream(self, headers: Headers, upstream_id: UpstreamSessionId, version: str | None = None) -> None:
         """Tell the upstream with DELETE that its session is over; nothing depends on the answer."""
         own = self.own_headers(headers, version=version, upstream_id=upstream_id)
-        Farewell(self.edge, self.clock, self.farewells).begin(UpstreamRequest("DELETE", own, b"", fresh=True))
+        Farewell(self.edge, self.farewells).begin(UpstreamRequest("DELETE", own, b"", fresh=True))

@@ -5,29 +5,26 @@ Owns one exchange. Knows no session: it is used when there is none any more.
 
 from __future__ import annotations
 
-from proxy.clock import Clock, Timer
 from proxy.core.headers import Headers
+from proxy.relay.wheel import Queue
 from proxy.upstream.base import Edge, Exchange, Loss, UpstreamRequest
 
 PATIENCE_SECONDS = 5.0
 
 
 class Farewell:
-    """One DELETE under way. Fulfils `upstream.base.Receiver`."""
+    """One DELETE under way. Fulfils `upstream.base.Receiver` and `wheel.Due`."""
 
-    __slots__ = ("_clock", "_edge", "_exchange", "_owner", "_timer")
+    __slots__ = ("_edge", "_exchange", "_under_way")
 
-    def __init__(self, edge: Edge, clock: Clock, owner: set[Farewell]) -> None:
+    def __init__(self, edge: Edge, under_way: Queue) -> None:
         self._edge = edge
-        self._clock = clock
-        self._owner = owner
+        self._under_way = under_way
         self._exchange: Exchange | None = None
-        self._timer: Timer | None = None
 
     def begin(self, request: UpstreamRequest) -> None:
         """Say it."""
-        self._owner.add(self)
-        self._timer = self._clock.call_later(PATIENCE_SECONDS, self._give_up)
+        self._under_way.add(self)
         self._exchange = self._edge.send(request, self)
 
     def on_head(self, status: int, headers: Headers) -> None:
@@ -44,13 +41,12 @@ class Farewell:
         """It was not heard; an upstream ends its idle sessions itself."""
         self._over()
 
-    def _give_up(self) -> None:
+    def due(self) -> None:
+        """Give up: nobody is heard for ever."""
         if self._exchange is not None:
             self._exchange.abort()
         self._over()
 
     def _over(self) -> None:
         self._exchange = None
-        if self._timer is not None:
-            self._timer.cancel()
-        self._owner.discard(self)
+        self._under_way.discard(self)

@@ -83,7 +83,7 @@ class Note:
         self._answer_headers: Headers = []
         self._buffer: list[bytes] = []
         self._courtesy: Timer | None = None
-        """Ends the time the client, and later the message itself, waits for the upstream's word."""
+        """Ends the time that the message waits for the upstream's word, once its client does not any more."""
         self._pause: Timer | None = None
         self._patience: Patience | None = None
 
@@ -100,7 +100,7 @@ class Note:
             self._sink.watch(self)
             # Answered by the upstream where that is quick: an answer ahead of delivery would let the client's next
             # request overtake this message.
-            self._courtesy = ctx.clock.call_later(ctx.stream.upgrade_after_seconds, self._impatient)
+            ctx.upgrades.add(self)
         self._relay.binder.demand(self)
 
     def sink_closed(self) -> None:
@@ -235,7 +235,7 @@ class Note:
             self._relay.dropped("refused", self._correlation_id)
         self._finish()
 
-    def _impatient(self) -> None:
+    def due(self) -> None:
         """Answer 202 ahead of the upstream; one that never answers must not keep the message for ever either."""
         self._accept()
         ctx = self._relay.ctx
@@ -267,6 +267,7 @@ class Note:
 
     def _finish(self) -> None:
         self._is_done = True
+        self._relay.ctx.upgrades.discard(self)
         self._relay.binder.leave(self)
         for held in (self._courtesy, self._pause):
             if held is not None:

@@ -100,6 +100,10 @@ class Queue:
         """Tell whether it waits."""
         return member in self._deadlines
 
+    def __len__(self) -> int:
+        """Count the members."""
+        return len(self._deadlines)
+
     def close(self) -> None:
         """Forget the members; nobody is called any more."""
         self._deadlines.clear()

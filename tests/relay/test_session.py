@@ -98,7 +98,7 @@ def test_a_farewell_that_nobody_answers_is_given_up():
     scene.clock.advance(5.0)
 
     assert farewell.is_aborted
-    assert scene.ctx.farewells == set()
+    assert not scene.ctx.farewells
 
 
 # -- idleness (semantics 20)
