@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from proxy.core.head import Head
     from proxy.core.headers import Headers
     from proxy.core.ids import SessionId
-    from proxy.relay.wheel import Queue
+    from proxy.wheel import Queue
 
 BURST_BYTES = 1_048_576
 """Bytes that may gather in one turn of the loop, before the first write could show whether the client takes them."""

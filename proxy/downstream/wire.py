@@ -15,8 +15,8 @@ from proxy.config import Listen
 from proxy.downstream.connection import Connection
 from proxy.downstream.heads import Heads, date_line
 from proxy.downstream.server import Handle, HttpServer
-from proxy.relay.wheel import Queue
 from proxy.upstream.sockets import watch_peer
+from proxy.wheel import Queue
 
 IDLE_SECONDS = 3_630.0
 """How long an answered connection is kept, as by the library: one that is closed just as a client sends its POST

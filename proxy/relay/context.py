@@ -17,10 +17,10 @@ from proxy.core.idmap import IdMap
 from proxy.core.ids import UpstreamSessionId
 from proxy.observe.hooks import Fingerprint, Observer
 from proxy.relay.farewell import PATIENCE_SECONDS, Farewell
-from proxy.relay.wheel import Queue, Wheel
 from proxy.store.memory import Budget
 from proxy.upstream.base import Edge, UpstreamRequest
 from proxy.upstream.recovery import Recovery
+from proxy.wheel import Queue, Wheel
 
 # What belongs to one request and must not travel with a request that the proxy makes by itself.
 _PER_REQUEST = frozenset(
@@ -94,9 +94,9 @@ class Context:
         """Return what of a client's head goes upstream, without session id."""
         block = head.findings.forwarded
         if block is None:
-            block = head.findings.forwarded = Block(h.forward_request(head.headers, trust_forwarded=self.trust_forwarded))
+            chosen = h.forward_request(head.headers, trust_forwarded=self.trust_forwarded)
             # The proxy reads what comes back, so nothing may compress it.
-            block.append(("Accept-Encoding", "identity"))
+            block = head.findings.forwarded = Block([*chosen, ("Accept-Encoding", "identity")])
         return block
 
     def request(

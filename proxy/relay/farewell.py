@@ -6,8 +6,8 @@ Owns one exchange. Knows no session: it is used when there is none any more.
 from __future__ import annotations
 
 from proxy.core.headers import Headers
-from proxy.relay.wheel import Queue
 from proxy.upstream.base import Edge, Exchange, Loss, UpstreamRequest
+from proxy.wheel import Queue
 
 PATIENCE_SECONDS = 5.0
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from proxy.relay.farewell import PATIENCE_SECONDS, Farewell
-from proxy.relay.wheel import Queue
 from proxy.upstream.base import Loss, UpstreamRequest
+from proxy.wheel import Queue
 from support.fakes import Attempt, FakeClock, FakeEdge
 
 

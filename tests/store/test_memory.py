@@ -5,8 +5,8 @@ from proxy.core.cursor import event_id
 from proxy.core.ids import STANDALONE, Epoch, Offset, SessionId, call_stream
 from proxy.core.replay import Stream, StreamState
 from proxy.relay.feed import Feed
-from proxy.relay.wheel import Wheel
 from proxy.store.memory import ENTRY_OVERHEAD, TOMBSTONES, Budget, MemoryLog
+from proxy.wheel import Wheel
 from support.fakes import FakeClock, FakeSink, make_config
 
 EPOCH = Epoch("0123456789ab")

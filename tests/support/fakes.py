@@ -26,10 +26,10 @@ from proxy.observe.hooks import Fingerprint, Funnel, Record
 from proxy.registry import Registry
 from proxy.relay.context import Context
 from proxy.relay.session import SessionRelay
-from proxy.relay.wheel import Wheel
 from proxy.store.memory import Budget
 from proxy.upstream.base import Loss, Receiver, UpstreamRequest
 from proxy.upstream.recovery import Recovery
+from proxy.wheel import Wheel
 
 JSON_TYPE = ("Content-Type", "application/json")
 SSE_TYPE = ("Content-Type", "text/event-stream")

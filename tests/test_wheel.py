@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.relay.wheel import Wheel
+from proxy.wheel import Wheel
 from support.fakes import FakeClock
 
 PERIOD = 16.0
