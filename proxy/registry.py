@@ -4,8 +4,12 @@ Owns the map from id to running session and its bound. Knows neither HTTP librar
 hit or miss; a store of other processes' sessions would add an awaitable miss here and nowhere else (semantics 2).
 """
 
+from typing import Protocol
+
+from proxy.core.edge import Request, Sink
 from proxy.core.headers import Headers
 from proxy.core.ids import SESSION_ENTROPY_BYTES, SessionId, UpstreamSessionId, mint_epoch, mint_session_id
+from proxy.core.jsonrpc import Envelope
 from proxy.core.revision import for_session
 from proxy.core.session import BindingEvent, CloseReason, Handshake, Session, SessionEvent
 from proxy.observe import hooks
@@ -14,6 +18,22 @@ from proxy.relay.session import SessionRelay
 from proxy.store.memory import MemoryLog
 
 SWEEP_SECONDS = 1.0
+
+
+class Reachable(Protocol):
+    """Whoever answers a session's requests: the session itself, or another process that holds it.
+
+    Today every session is local. What a listener may ask of one is said here, so that a peer can take its place.
+    """
+
+    def post(self, envelope: Envelope, request: Request, sink: Sink) -> None:
+        """Take a POST."""
+
+    def listen(self, request: Request, sink: Sink) -> None:
+        """Take a GET."""
+
+    def delete(self, request: Request, sink: Sink) -> None:
+        """Take the DELETE."""
 
 
 class Registry:
@@ -36,8 +56,8 @@ class Registry:
         """Tell whether another session would exceed the bound; old ones are never ended for a new one."""
         return len(self._sessions) + self.ctx.openings >= self.ctx.session.max_sessions
 
-    def find(self, session_id: str) -> SessionRelay | None:
-        """Return the session a client names."""
+    def find(self, session_id: str) -> Reachable | None:
+        """Return who answers for the session a client names."""
         return self._sessions.get(SessionId(session_id))
 
     def open(

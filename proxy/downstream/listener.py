@@ -14,7 +14,6 @@ from proxy.core.head import Head
 from proxy.core.ids import RequestId
 from proxy.core.jsonrpc import Envelope, Kind
 from proxy.core.revision import is_known, is_modern
-from proxy.core.session import CloseReason
 from proxy.registry import Registry
 from proxy.relay import replies
 from proxy.relay.opening import Opening
@@ -84,9 +83,9 @@ class Listener:
             self._open(envelope.id, request, sink)
             return
         session_id = head.session_id
-        relay = self._registry.find(session_id) if session_id is not None else None
-        if relay is not None:
-            relay.post(envelope, request, sink)
+        found = self._registry.find(session_id) if session_id is not None else None
+        if found is not None:
+            found.post(envelope, request, sink)
         elif is_modern(jsonrpc.meta_protocol_version(request.body)):
             self._pass_through(envelope, request, sink, is_modern=True)
         elif session_id is not None:
@@ -130,13 +129,13 @@ class Listener:
         elif not head.accepts_sse:
             self._reject(sink, "not_acceptable")
         else:
-            relay = self._registry.find(session_id)
-            if relay is None:
+            found = self._registry.find(session_id)
+            if found is None:
                 self._reject(sink, "unknown_session")
             elif self._registry.is_draining:
                 self._reject(sink, "draining")
             else:
-                relay.readers.listen(request, sink)
+                found.listen(request, sink)
 
     def _delete(self, request: Request, sink: Sink) -> None:
         session_id = request.head.session_id
@@ -145,14 +144,11 @@ class Listener:
         elif session_id is None:
             self._reject(sink, "missing_session")
         else:
-            relay = self._registry.find(session_id)
-            if relay is None:
+            found = self._registry.find(session_id)
+            if found is None:
                 self._reject(sink, "unknown_session")
-                return
-            # The live request's credentials, so that the upstream lets itself be told.
-            relay.credentials = self._ctx.forward(request.head)
-            relay.close(CloseReason.DELETED)
-            sink.answer(200, [], b"")
+            else:
+                found.delete(request, sink)
 
     def _reject(self, sink: Sink, reason: str, request_id: RequestId | None = None, **data: object) -> None:
         observer = self._ctx.observer

@@ -123,6 +123,17 @@ class SessionRelay:
         self.last_active = self.ctx.clock.now()
         sort(self, envelope, request, sink)
 
+    def listen(self, request: Request, sink: Sink) -> None:
+        """Take a GET of this session: its standalone stream, or a resume of any stream."""
+        self.readers.listen(request, sink)
+
+    def delete(self, request: Request, sink: Sink) -> None:
+        """Take the DELETE of this session."""
+        # The live request's credentials, so that the upstream lets itself be told.
+        self.credentials = self.ctx.forward(request.head)
+        self.close(CloseReason.DELETED)
+        sink.answer(200, [], b"")
+
     # -- headers
 
     def answer(self, sink: Sink, status: int, headers: Headers, body: bytes) -> None:
