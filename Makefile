@@ -3,6 +3,11 @@
 PYTHON ?= python3
 LISTEN ?=
 UPSTREAM ?=
+BENCH_OPTIONS ?=
+WORKLOAD ?= json
+SECONDS ?= 5
+RATE ?= 400
+TOP ?= 15
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -12,13 +17,14 @@ KEY := $(shell { pwd; $(PYTHON) -VV; } 2>/dev/null | cksum | cut -d' ' -f1)
 MADE := $(VENV)/made-$(KEY)
 RUNTIME := $(VENV)/runtime-$(KEY)
 DEV := $(VENV)/dev-$(KEY)
+BENCH := $(VENV)/bench-$(KEY)
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PART := bash .ci/part
 SDK_READY = [ -e $(SDK) ] || echo 'making the environment of the official SDK'; \
   $(PYTHON) tests/support/envs.py python-2 >/dev/null
 
 .DELETE_ON_ERROR:
-.PHONY: help install run demo test test-quick test-long lint bench docs lock clean envs envs-python envs-node
+.PHONY: help install run demo test test-quick test-long lint bench profile docs lock clean envs envs-python envs-node
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -54,15 +60,18 @@ lint: $(DEV)  ## style, format, strict types, import contracts, docstrings of te
 	@$(PART) import-contracts 30 $(VENV)/bin/lint-imports
 	@$(PART) docstrings 30 $(PY) -m interrogate --quiet tests
 
-bench: $(DEV)  ## the proxy and nginx in turn, one table
-	@$(PY) tests/bench/run.py
+bench: $(BENCH)  ## the proxy, nginx, haproxy and Envoy in turn, one table; BENCH_OPTIONS='--only json storm'
+	@$(PY) tests/bench/run.py $(BENCH_OPTIONS)
+
+profile: $(DEV)  ## where the proxy's CPU goes; WORKLOAD=json|sse|churn|big_json|big_event SECONDS=5 RATE=400 TOP=15
+	@$(PY) tests/bench/hotspots.py --workload $(WORKLOAD) --seconds $(SECONDS) --rate $(RATE) --top $(TOP)
 
 docs: $(DEV)  ## the parts of analysis/ that are made from the code
 	@$(PY) analysis/generate.py
 
 lock: $(MADE)  ## write constraints.txt anew, with the newest versions allowed
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock
-	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,bench]'
 	@{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --exclude mcp-session-proxy; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt
 
@@ -94,3 +103,8 @@ $(RUNTIME): pyproject.toml constraints.txt | $(MADE)
 $(DEV): pyproject.toml constraints.txt | $(MADE)
 	@$(PIP) --editable '.[dev]'
 	@touch $(RUNTIME) $@
+
+# Envoy is a hundred megabytes that no test needs.
+$(BENCH): $(DEV)
+	@$(PIP) --editable '.[bench]'
+	@touch $@

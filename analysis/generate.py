@@ -66,7 +66,10 @@ def main() -> int:
     options = parser.parse_args()
     figured = None
     if options.figures is not None:
-        figured = figures.table(json.loads(options.figures.read_text(encoding="utf-8")))
+        result = json.loads(options.figures.read_text(encoding="utf-8"))
+        figured = figures.table(result)
+        (options.directory / figures.PICTURE).parent.mkdir(exist_ok=True)
+        (options.directory / figures.PICTURE).write_text(figures.picture(result), encoding="utf-8")
     todo = [f"never sent: {reason} (core/faults.py)" for reason in faults.unused()]
     todo += [f"notes.toml: {problem}" for problem in usage.problems()]
     for path in sorted(options.directory.rglob("*.md")):

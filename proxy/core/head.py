@@ -35,6 +35,7 @@ class Head:
         "_is_own",
         "findings",
         "is_modern",
+        "last_event_id",
         "method",
         "path",
         "request_id",
@@ -54,18 +55,21 @@ class Head:
         self.is_modern = is_modern(self.version)
         self.request_id = h.get(headers, h.REQUEST_ID)
         """The client's own correlation id."""
+        self.last_event_id = h.get(headers, h.LAST_EVENT_ID) if method == "GET" else None
+        """The cursor of a client that comes back."""
         self.findings = Findings()
         self._bound: Block | None = None
         self._bound_to: UpstreamSessionId | None = None
 
-    def of(self, session_id: str) -> "Head":
-        """Return the same head with another session id in the place of its own."""
+    def of(self, session_id: str, last_event_id: str | None = None) -> "Head":
+        """Return the same head with another session id and cursor in the place of its own."""
         other = Head.__new__(Head)
         other.method = self.method
         other.path = self.path
         other._headers = self._headers  # noqa: SLF001 - of its own class
         other._is_own = False  # noqa: SLF001
         other.session_id = session_id
+        other.last_event_id = last_event_id
         other.version = self.version
         other.is_modern = self.is_modern
         other.request_id = self.request_id
@@ -79,8 +83,8 @@ class Head:
         """All of them, in wire order."""
         if self._is_own:
             return self._headers
-        session_id = self.session_id or ""
-        return [(name, session_id if name.lower() == "mcp-session-id" else value) for name, value in self._headers]
+        own = {"mcp-session-id": self.session_id, "last-event-id": self.last_event_id}
+        return [(name, own.get(name.lower()) or value) for name, value in self._headers]
 
     @property
     def accepts_sse(self) -> bool:

@@ -30,11 +30,12 @@ _WHOLE: Final = re.compile(_START + rb"(" + _FIELDS + rb")").fullmatch
 _BEGUN: Final = re.compile(_START + rb"(?:" + _FIELDS + rb")?+(?:" + _TOKEN + rb"(?::[\t -~]*+)?+)?+\r?+\n?+").fullmatch
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):[\t ]*+([\t -~]*+)\r\n").findall
 _LENGTH: Final = re.compile(rb"[1-9][0-9]{0,9}").fullmatch
-_SESSION_ID: Final = re.compile(rb"[!-~]{1,256}").fullmatch
+_VALUE: Final = re.compile(rb"[!-~]{1,256}").fullmatch
 # As clients write them; a head with another spelling is read in full every time, and one whose Content-Length has
 # another is the library's.
 _LENGTHS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _SESSION_IDS: Final = (b"\r\nMcp-Session-Id: ", b"\r\nmcp-session-id: ")
+_CURSORS: Final = (b"\r\nLast-Event-ID: ", b"\r\nlast-event-id: ")
 MAX_HEADS: Final = 512
 """Remembered at once, forgotten all together."""
 # Each of them changes what the bytes mean that follow the head, or asks for an answer before the answer.
@@ -90,18 +91,22 @@ class Heads:
         key, digits, at = _without(text, _LENGTHS)
         until, behind = (text[:at], text[at + len(digits) :] + b"\r\n") if digits else (b"", b"")
         key, session_id, _ = _without(key, _SESSION_IDS)
+        cursor = b""
+        if text.startswith(b"GET"):
+            key, cursor, _ = _without(key, _CURSORS)
         known = self._known.get(key)
         if known is not None and (_LENGTH(digits) or not digits):
             # Where there is a length there was one before: the key holds what stands in front of its digits.
             if not session_id and known.session_id is None:
                 return Reading(known, int(digits or b"0"), until, behind)
-            if known.session_id is not None and _SESSION_ID(session_id):
-                return Reading(known.of(session_id.decode("ascii")), int(digits or b"0"), until, behind)
+            if known.session_id is not None and _VALUE(session_id) and (_VALUE(cursor) or known.last_event_id is None):
+                again = known.of(session_id.decode("ascii"), cursor.decode("ascii") or None)
+                return Reading(again, int(digits or b"0"), until, behind)
         head = _parse(text)
         if head is None:
             return None
-        # A client's own correlation id and a cursor are new every time: nothing would be recognised.
-        if head.request_id is None and b"ast-" not in key:
+        # A client's own correlation id is new every time: nothing would be recognised.
+        if head.request_id is None:
             if len(self._known) >= MAX_HEADS:
                 self._known.clear()
             self._known[key] = head

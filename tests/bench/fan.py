@@ -5,13 +5,14 @@ computes no figure. A lost, doubled or altered message, or a stream that ends, r
 """
 
 import asyncio
+import contextlib
 import functools
-import json
 import time
+from collections.abc import AsyncIterator
 from typing import Final, cast
 
-from load import CONNECTIONS, GRACE_SECONDS, Meter, churn, connected, open_sessions, run
-from wire import ChunkedBody, LoadError, Script, Target, refuse
+from load import CONNECTIONS, GRACE_SECONDS, Control, Meter, churn, connected, open_sessions, run
+from wire import ChunkedBody, LoadError, Target
 
 from upstream import broadcast
 
@@ -117,16 +118,9 @@ class Stream(asyncio.Protocol):
             fan.reached.set()
 
 
-def asked(request: bytes, status: int) -> Script[bytes]:
-    """Send one request; return the body of its answer."""
-    reply = yield request
-    if reply.status != status:
-        refuse("control request", reply)
-    return reply.body
-
-
-async def open_streams(target: Target, fan: Fan, sessions: list[bytes], first: int) -> list[Stream]:
-    """Open the standalone stream of each session."""
+@contextlib.asynccontextmanager
+async def opened_streams(target: Target, fan: Fan, sessions: list[bytes], first: int) -> AsyncIterator[None]:
+    """Open the standalone stream of each session; abort them at the end."""
     loop = asyncio.get_running_loop()
     streams: list[Stream] = []
 
@@ -135,28 +129,32 @@ async def open_streams(target: Target, fan: Fan, sessions: list[bytes], first: i
         streams.append((await loop.create_connection(lambda: Stream(fan, request, first), target.host, target.port))[1])
         await asyncio.wait_for(streams[-1].open, GRACE_SECONDS)
 
-    for at in range(0, len(sessions), OPENING_STREAMS):
-        await asyncio.gather(*[open_one(session) for session in sessions[at : at + OPENING_STREAMS]])
-    return streams
+    try:
+        for at in range(0, len(sessions), OPENING_STREAMS):
+            await asyncio.gather(*[open_one(session) for session in sessions[at : at + OPENING_STREAMS]])
+        yield
+    finally:
+        for stream in streams:
+            stream.ended = True
+            stream.transport.abort()
+        await asyncio.sleep(0)  # a loop that is closed first would leave them open
 
 
 async def run_fan_out(target: Target, meter: Meter, count: int, seconds: float) -> tuple[int, float]:
     """Send messages on `count` open streams; return (events delivered, resident bytes per idle session)."""
     fan = Fan()
-    status = b"GET /status HTTP/1.1\r\nHost: bench\r\n\r\n"
-    emit = b"POST /emit?n=1 HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"
     async with (
         connected(target.host, target.port, CONNECTIONS) as connections,
-        connected(target.host, target.upstream_port, 1) as control,
+        connected(target.host, target.upstream_port, 1) as beside,
     ):
-        first = json.loads((await run(control, [asked(status, 200)]))[0])["emitted"] + 1
+        control = Control(beside)
+        first = (await control.status())["emitted"] + 1
         await run(connections, [churn(target, 0.0) for _ in connections])
         before = meter.rss_bytes()
         sessions = await open_sessions(target, connections, count)
-        streams = await open_streams(target, fan, sessions, first)
-        try:
+        async with opened_streams(target, fan, sessions, first):
             deadline = time.perf_counter() + GRACE_SECONDS
-            while json.loads((await run(control, [asked(status, 200)]))[0])["streams"] < count:
+            while (await control.status())["streams"] < count:
                 if time.perf_counter() > deadline:
                     raise LoadError("not every standalone stream reached the upstream")
                 await asyncio.sleep(0.05)
@@ -166,12 +164,8 @@ async def run_fan_out(target: Target, meter: Meter, count: int, seconds: float) 
             deadline = time.perf_counter() + seconds
             while not rounds or time.perf_counter() < deadline:
                 rounds += 1
-                await run(control, [asked(emit, 202)])
+                await control.post(b"/emit?n=1")
                 await fan.until((rounds - EMIT_WINDOW + 1) * count)
             await fan.until(rounds * count)
             meter.stop()
-        finally:
-            for stream in streams:
-                stream.ended = True
-                stream.transport.abort()
         return fan.delivered, each

@@ -68,6 +68,7 @@ async def connected(host: str, port: int, count: int) -> AsyncIterator[list[Conn
         for connection in connections:
             connection.lost = "done"
             connection.transport.abort()
+        await asyncio.sleep(0)  # a loop that is closed first would leave them open
 
 
 async def run(connections: list[Connection], scripts: Sequence[Script[T]], seconds: float = 0.0) -> list[T]:
@@ -80,13 +81,45 @@ async def run(connections: list[Connection], scripts: Sequence[Script[T]], secon
         raise LoadError(f"answers are missing {GRACE_SECONDS:.0f} s after the end of the load") from None
 
 
+class Control:
+    """The stub's own endpoint, beside the MCP one."""
+
+    def __init__(self, connections: list[Connection]) -> None:
+        self.connections = connections
+
+    async def status(self) -> dict[str, int]:
+        """Ask what is open and what was emitted."""
+        status: dict[str, int] = json.loads(await self.ask(b"GET", b"/status", 200))
+        return status
+
+    async def post(self, target: bytes) -> None:
+        """Have something done."""
+        await self.ask(b"POST", target, 202)
+
+    async def ask(self, method: bytes, target: bytes, status: int) -> bytes:
+        """Send one request; return the body of its answer."""
+        request = b"%b %b HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n" % (method, target)
+        return (await run(self.connections, [asked(request, status)]))[0]
+
+
+def asked(request: bytes, status: int) -> Script[bytes]:
+    """Send one request; return the body of its answer."""
+    reply = yield request
+    if reply.status != status:
+        refuse("control request", reply)
+    return reply.body
+
+
+CALL: Final = (
+    b'{"jsonrpc":"2.0","id":%%d,"method":"tools/call","params":{"name":"%b",'
+    b'"arguments":{"text":"what a client would ask for, in a few words"},"_meta":{"progressToken":%%d}}}'
+)
+RIGHT_RESULT: Final = b'{"jsonrpc":"2.0","id":%d,"result":' + RESULT + b"}"
+
+
 def call(request_id: int, tool: bytes) -> bytes:
     """Build a tool call; its progress token is its id."""
-    return (
-        b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"%b",'
-        b'"arguments":{"text":"what a client would ask for, in a few words"},"_meta":{"progressToken":%d}}}'
-        % (request_id, tool, request_id)
-    )
+    return CALL % tool % (request_id, request_id)
 
 
 def opened(target: Target) -> Script[bytes]:
@@ -116,7 +149,7 @@ def is_big(body: bytes, at: int, tail: bytes, number: int) -> bool:
 
 def is_result(reply: Reply, number: int) -> bool:
     """Say whether the plain JSON answer to call `number` is right to the byte."""
-    return reply.status == 200 and reply.body == response(b"%d" % number, RESULT)
+    return reply.status == 200 and reply.body == RIGHT_RESULT % number
 
 
 def is_big_result(reply: Reply, number: int) -> bool:
@@ -128,14 +161,16 @@ def payloads(body: bytes) -> list[bytes]:
     """Return the data of the events in a complete SSE body; priming events and comments carry none."""
     if not body.endswith(b"\n\n"):
         raise LoadError(f"an SSE body that ends inside a frame: {body[-200:]!r}")
-    return [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ") and len(line) > 6]
+    found = [part[: part.find(b"\n")] for part in (b"\n" + body).split(b"\ndata: ")[1:]]
+    return [data for data in found if data]
+
+
+RIGHT_STREAM: Final = [progress(b"%d", step) for step in range(1, PROGRESS_EVENTS + 1)] + [RIGHT_RESULT]
 
 
 def is_stream(reply: Reply, number: int) -> bool:
     """Say whether call `number` got every progress event once, in order, and then its result."""
-    name = b"%d" % number
-    expected = [progress(name, step) for step in range(1, PROGRESS_EVENTS + 1)]
-    return reply.status == 200 and payloads(reply.body) == [*expected, response(name, RESULT)]
+    return reply.status == 200 and payloads(reply.body) == [right % number for right in RIGHT_STREAM]
 
 
 def is_big_event(reply: Reply, number: int) -> bool:
@@ -149,9 +184,12 @@ def calls(
 ) -> Script[int]:
     """Call one tool until `deadline`; return how often."""
     number = 0
+    start = target.post_start(session)
+    body = CALL % tool
     while not number or time.perf_counter() < deadline:
         number += 1
-        reply = yield target.post(call(number, tool), session)
+        request = body % (number, number)
+        reply = yield b"%b%d\r\n\r\n%b" % (start, len(request), request)
         if not is_right(reply, number):
             refuse(f"call {number} of {tool.decode()}", reply)
     return number

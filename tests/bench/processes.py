@@ -18,6 +18,8 @@ from typing import Final, TextIO
 
 FILES: Final = 16384
 """Descriptors a proxy needs: two per stream for 5,000 streams, and room."""
+SPARE_FILES: Final = 256
+"""Descriptors of a proxy that are no stream: its listener, its log, the load's other connections."""
 STOP_SECONDS: Final = 5.0
 SETTLE_SECONDS: Final = 0.03
 """Wait between the last answer and a reading: a process that still runs is charged at the next tick."""
@@ -42,16 +44,33 @@ class Placement:
         return cls(cpus[0], cpus[min(1, len(cpus) - 1)], cpus[min(2, len(cpus) - 1)])
 
 
-def raise_file_limit() -> None:
-    """Allow this process and its children FILES descriptors."""
+def raise_file_limit(wanted: int = FILES) -> None:
+    """Allow this process and its children `wanted` descriptors, or as many as there may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= FILES:
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
-    ceiling = hard if hard == resource.RLIM_INFINITY or hard >= FILES else FILES
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, ceiling))
-    except (ValueError, PermissionError) as error:
-        raise BenchError(f"{FILES} open files are needed, the hard limit is {hard}: raise it") from error
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        with contextlib.suppress(ValueError, PermissionError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            return
+        wanted = hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def file_limit() -> int:
+    """Say how many descriptors a process started here may have."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def clamped(wanted: int, what: str) -> int:
+    """Limit a number of open streams to what a proxy's descriptors allow, two for each; say so where it bites."""
+    most = (file_limit() - SPARE_FILES) // 2
+    if wanted <= most:
+        return wanted
+    needed, allowed = wanted * 2 + SPARE_FILES, file_limit()
+    print(f"{what}: {wanted:,} need {needed:,} open files and {allowed:,} are allowed: lowered to {most:,}", flush=True)
+    return most
 
 
 def start(
@@ -127,6 +146,33 @@ def rss_bytes(pids: Sequence[int]) -> int:
             if line.startswith("Rss:"):
                 total += int(line.split()[1]) * 1024
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """One TCP socket of this machine as the kernel lists it: its ports, its state, the bytes in its two queues."""
+
+    port: int
+    peer_port: int
+    state: int
+    queued: int
+
+
+TIME_WAIT: Final = 6
+LISTEN: Final = 10
+
+
+def sockets(port: int) -> list[Socket]:
+    """Return the live sockets with `port` on either end, its listener left out."""
+    wanted = f":{port:04X} "
+    found = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        if wanted in line:
+            _, own, peer, state, queues = line.split()[:5]
+            ports = [int(each.rpartition(":")[2], 16) for each in (own, peer)]
+            if int(state, 16) not in {TIME_WAIT, LISTEN}:
+                found.append(Socket(*ports, int(state, 16), sum(int(each, 16) for each in queues.split(":"))))
+    return found
 
 
 class ProcessMeter:

@@ -1,9 +1,12 @@
 """A stub MCP server that costs next to nothing, so that a benchmark measures what stands in front of it.
 
-Owns a strict little HTTP/1.1 parser and four canned tools; knows no proxy. Sessions are checked (404 for an
-unknown one), so a proxy that maps ids wrongly is seen. Events of a call leave in one loop turn each, as from
-a real server: written at once they would reach the proxy as a single read.
-Control, beside the MCP endpoint: `GET /status` and `POST /emit?n=K&rate=R` (K events on every open stream).
+Owns a strict little HTTP/1.1 parser, four canned tools and an event store; knows no proxy. Sessions are checked
+(404 for an unknown one), so a proxy that maps ids wrongly is seen. Events of a call leave in one loop turn each,
+as from a real server: written at once they would reach the proxy as a single read. So do events that are replayed.
+The store is for sessions whose client called the tool `keep`: their events carry the id of that call, so that one
+which reaches another client is seen, and a GET with Last-Event-ID is given what came after.
+Control, beside the MCP endpoint: `GET /status`, `POST /emit?n=K&rate=R` (K events on every open stream),
+`POST /emit_kept?n=K` (K events for every session that keeps them, open or not) and `POST /forget` (all sessions).
 """
 
 import argparse
@@ -15,7 +18,8 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Final, cast
 from urllib.parse import parse_qs
 
@@ -37,6 +41,11 @@ SSE_HEAD: Final = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 LAST_CHUNK: Final = b"0\r\n\r\n"
+RESULT_ANSWER: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    b'{"jsonrpc":"2.0","id":%b,"result":' + RESULT + b"}"
+)
+RESULT_BYTES: Final = len(b'{"jsonrpc":"2.0","id":,"result":}') + len(RESULT)
 # A name with white space around it or before its colon would be read differently by another parser: refused.
 HEADER: Final = re.compile(rb"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*(?=\r\n)")
 
@@ -106,12 +115,57 @@ def broadcast(number: int) -> bytes:
     )
 
 
+def event_chunk(number: int, start: bytes, end: bytes) -> tuple[int, bytes]:
+    """Build an event of a call as one chunk, to be filled in: (its size without them, name of the stream, an id)."""
+    head = b"event: message\nid: c%%d-%d\ndata: %b" % (number, start)
+    return len(head) - 2 + len(end) + 2, b"%%x\r\n%b%%b%b\n\n\r\n" % (head, end)
+
+
+PROGRESS: Final = [event_chunk(step, *progress(b"\0", step).split(b"\0")) for step in range(PROGRESS_EVENTS, 0, -1)]
+"""The progress events of a call, the last one first."""
+LAST_EVENT_BYTES, LAST_EVENT = event_chunk(PROGRESS_EVENTS + 1, *response(b"\0", RESULT).split(b"\0"))
+LAST_EVENT += LAST_CHUNK
+
+
+def kept_message(mark: bytes, number: int) -> bytes:
+    """Build the `number`-th message for the session whose client named itself `mark`."""
+    return (
+        b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","logger":"bench",'
+        b'"data":{"client":%b,"number":%d,"text":"a line of log that waits for a client to come back"}}}'
+        % (mark, number)
+    )
+
+
+class Kept:
+    """The event store of one session: its client's mark, and every event since the first, ready to be sent."""
+
+    __slots__ = ("blocks", "mark")
+
+    def __init__(self, mark: bytes) -> None:
+        self.mark = mark
+        self.blocks: list[bytes] = []
+
+    def add(self) -> bytes:
+        """Keep the next event; return it as it is sent."""
+        number = len(self.blocks) + 1
+        self.blocks.append(chunk(b"event: message\nid: k-%d\ndata: %b\n\n" % (number, kept_message(self.mark, number))))
+        return self.blocks[-1]
+
+    def number_of(self, event_id: bytes) -> int:
+        """Return the number of an event by its id; BadRequestError for an id that was never given."""
+        name, _, number = event_id.partition(b"-")
+        if name != b"k" or not number.isdigit() or int(number) > len(self.blocks):
+            raise BadRequestError("unknown Last-Event-ID")
+        return int(number)
+
+
 class Server:
     """The state all connections share: sessions, their standalone streams, counters."""
 
     def __init__(self) -> None:
         self.sessions: set[bytes] = set()
         self.streams: dict[bytes, Connection] = {}
+        self.kept: dict[bytes, Kept] = {}
         self.calls = 0
         self.emitted = 0
         self.numbers = itertools.count(1)
@@ -127,6 +181,40 @@ class Server:
                 stream.transport.write(block)
             await asyncio.sleep(1 / rate if rate else 0)
 
+    async def emit_kept(self, rounds: int) -> None:
+        """Add `rounds` events to each session's store, one per loop turn; send them where the stream is open."""
+        for _ in range(rounds):
+            for session, kept in self.kept.items():
+                block = kept.add()
+                stream = self.streams.get(session)
+                if stream is not None:
+                    stream.transport.write(block)
+            await asyncio.sleep(0)
+
+    def status(self) -> dict[str, int]:
+        """Count what is open and what is still to leave."""
+        return {
+            "sessions": len(self.sessions),
+            "streams": len(self.streams),
+            "calls": self.calls,
+            "emitted": self.emitted,
+            "emitting": len(self.emitting),
+            "unsent": sum(stream.transport.get_write_buffer_size() for stream in self.streams.values()),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a request is routed and cut by; `length` is None for a chunked body."""
+
+    method: bytes
+    path: bytes
+    query: bytes
+    session: bytes | None
+    last_event_id: bytes | None
+    length: int | None
+    hot: bool
+
 
 class Connection(asyncio.Protocol):
     """One client connection: requests are answered in their order, one at a time."""
@@ -138,12 +226,7 @@ class Connection(asyncio.Protocol):
         self.pending = b""
         self.busy = False
         self.session: bytes | None = None
-        self.tools: dict[str, Callable[[bytes, bytes], None]] = {
-            "json": self.tool_json,
-            "sse": self.tool_sse,
-            "big_json": self.tool_big_json,
-            "big_event": self.tool_big_event,
-        }
+        self.rest: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -172,29 +255,39 @@ class Connection(asyncio.Protocol):
             if len(data) > MAX_HEAD_BYTES:
                 raise BadRequestError("head too large")
             return False
-        line, headers = parse_head(data[: end + 2])
-        cut = body_end(data, end + 4, headers)
-        if cut is None:
-            return False
-        body, self.pending = cut[0], data[cut[1] :]
-        path, _, query = line[1].partition(b"?")
-        self.route(line[0], path, query, headers, body)
+        head = parse_head(data[: end + 2])
+        end += 4
+        if head.length is not None:
+            stop = end + head.length
+            if len(data) < stop:
+                return False
+            body, self.pending = data[end:stop], data[stop:]
+        else:
+            cut = chunked_body(data, end)
+            if cut is None:
+                return False
+            body, self.pending = cut[0], data[cut[1] :]
+        if head.hot:
+            self.post(head.session, body)
+        else:
+            self.route(head, body)
         return True
 
-    def route(self, method: bytes, path: bytes, query: bytes, headers: dict[bytes, bytes], body: bytes) -> None:
+    def route(self, head: Head, body: bytes) -> None:
         """Hand one request to what answers it."""
-        session = headers.get(b"mcp-session-id")
+        method, session = head.method, head.session
         write = self.transport.write
-        if path != b"/mcp":
-            self.control(method, path, query)
+        if head.path != b"/mcp":
+            self.control(method, head.path, head.query)
         elif method == b"POST":
             self.post(session, body)
         elif session not in self.server.sessions or session is None:
             write(answer(b"404 Not Found" if session else b"400 Bad Request"))
         elif method == b"GET":
-            self.open_stream(session)
+            self.open_stream(session, head.last_event_id)
         elif method == b"DELETE":
             self.server.sessions.discard(session)
+            self.server.kept.pop(session, None)
             stream = self.server.streams.pop(session, None)
             if stream is not None:
                 stream.end_stream()
@@ -205,19 +298,27 @@ class Connection(asyncio.Protocol):
     def control(self, method: bytes, path: bytes, query: bytes) -> None:
         """Answer the benchmark itself."""
         server = self.server
+        work: Coroutine[None, None, None] | None = None
+        options = parse_qs(query.decode())
+        rounds = int(options.get("n", ["1"])[0])
         if (method, path) == (b"GET", b"/status"):
-            status = {"sessions": len(server.sessions), "streams": len(server.streams)}
-            body = json.dumps(status | {"calls": server.calls, "emitted": server.emitted}).encode()
-            self.transport.write(answer(b"200 OK", body))
-        elif (method, path) == (b"POST", b"/emit"):
-            options = parse_qs(query.decode())
-            work = server.emit(int(options.get("n", ["1"])[0]), float(options.get("rate", ["0"])[0]))
+            self.transport.write(answer(b"200 OK", json.dumps(server.status()).encode()))
+            return
+        if (method, path) == (b"POST", b"/emit"):
+            work = server.emit(rounds, float(options.get("rate", ["0"])[0]))
+        elif (method, path) == (b"POST", b"/emit_kept"):
+            work = server.emit_kept(rounds)
+        elif (method, path) == (b"POST", b"/forget"):
+            server.sessions.clear()
+            server.kept.clear()
+        else:
+            self.transport.write(answer(b"404 Not Found"))
+            return
+        if work is not None:
             task = asyncio.get_running_loop().create_task(work)
             server.emitting.add(task)
             task.add_done_callback(server.emitting.discard)
-            self.transport.write(answer(b"202 Accepted"))
-        else:
-            self.transport.write(answer(b"404 Not Found"))
+        self.transport.write(answer(b"202 Accepted"))
 
     def post(self, session: bytes | None, body: bytes) -> None:
         """Answer one JSON-RPC message."""
@@ -228,20 +329,23 @@ class Connection(asyncio.Protocol):
             server.sessions.add(minted)
             header = b"Mcp-Session-Id: %b\r\n" % minted
             self.transport.write(answer(b"200 OK", response(bytes(message.id), SERVER), header))
-        elif session not in server.sessions:
+        elif session not in server.sessions or session is None:
             self.transport.write(answer(b"404 Not Found" if session else b"400 Bad Request"))
         elif not message.id or not message.method:
             self.transport.write(answer(b"202 Accepted"))
-        elif message.method == "tools/call" and message.params and message.params.name in self.tools:
+        elif message.method == "tools/call" and message.params is not None and message.params.name in TOOLS:
             server.calls += 1
             meta = message.params.meta
-            self.tools[message.params.name](bytes(message.id), bytes(meta.token) if meta else b"0")
+            TOOLS[message.params.name](self, bytes(message.id), b"0" if meta is None else bytes(meta.token))
+        elif message.method == "tools/call" and message.params is not None and message.params.name == "keep":
+            server.kept[session] = Kept(bytes(message.id))
+            self.tool_json(bytes(message.id), b"0")
         else:
             self.transport.write(answer(b"200 OK", response(bytes(message.id), b"{}")))
 
     def tool_json(self, request_id: bytes, token: bytes) -> None:
         """Answer at once, as plain JSON."""
-        self.transport.write(answer(b"200 OK", response(request_id, RESULT)))
+        self.transport.write(RESULT_ANSWER % (RESULT_BYTES + len(request_id), request_id))
 
     def tool_big_json(self, request_id: bytes, token: bytes) -> None:
         """Answer with a 1 MiB body."""
@@ -254,7 +358,12 @@ class Connection(asyncio.Protocol):
 
     def tool_sse(self, request_id: bytes, token: bytes) -> None:
         """Answer with a priming event, progress, the result."""
-        self.stream([progress(token, step) for step in range(1, PROGRESS_EVENTS + 1)] + [response(request_id, RESULT)])
+        name = next(self.server.numbers)
+        self.busy = True
+        self.rest = [LAST_EVENT % (LAST_EVENT_BYTES + len(b"%d" % name) + len(request_id), name, request_id)]
+        self.rest += [event % (size + len(b"%d" % name) + len(token), name, token) for size, event in PROGRESS]
+        self.transport.write(SSE_HEAD + chunk(b"id: c%d-0\ndata: \n\n" % name))
+        asyncio.get_running_loop().call_soon(self.send_rest)
 
     def tool_big_event(self, request_id: bytes, token: bytes) -> None:
         """Answer with a priming event and a 1 MiB event."""
@@ -264,39 +373,50 @@ class Connection(asyncio.Protocol):
         self.transport.write(SSE_HEAD + chunk(b"id: c%d-0\ndata: \n\n" % name))
         self.transport.writelines([b"%x\r\n%b" % (size, start), BIG_RESULT, b"}\n\n\r\n" + LAST_CHUNK])
 
-    def stream(self, messages: list[bytes]) -> None:
-        """Send the messages as SSE events, each in its own loop turn, then end the body."""
-        self.busy = True
-        name = next(self.server.numbers)
-        soon = asyncio.get_running_loop().call_soon
-        steps = [chunk(b"event: message\nid: c%d-%d\ndata: %b\n\n" % (name, n, m)) for n, m in enumerate(messages, 1)]
-        steps[-1] += LAST_CHUNK
-        rest = iter(steps)
-        last = len(steps)
+    def send_rest(self) -> None:
+        """Send the next event of a call, each in its own loop turn; after the last one the connection serves on."""
+        if self.transport.is_closing():
+            return
+        self.transport.write(self.rest.pop())
+        if self.rest:
+            asyncio.get_running_loop().call_soon(self.send_rest)
+            return
+        self.busy = False
+        if self.pending:
+            self.data_received(b"")
 
-        def step(number: int) -> None:
-            if self.transport.is_closing():
-                return
-            self.transport.write(next(rest))
-            if number < last:
-                soon(step, number + 1)
-                return
-            self.busy = False
-            if self.pending:
-                self.data_received(b"")
+    def open_stream(self, session: bytes, last_event_id: bytes | None) -> None:
+        """Hold this connection as the session's standalone stream; an older one ends cleanly.
 
-        self.transport.write(SSE_HEAD + chunk(b"id: c%d-0\ndata: \n\n" % name))
-        soon(step, 1)
-
-    def open_stream(self, session: bytes) -> None:
-        """Hold this connection as the session's standalone stream; an older one ends cleanly."""
+        A new stream is primed with an id; one that is resumed begins with what was missed.
+        """
+        kept = self.server.kept.get(session)
+        resumed = kept is not None and last_event_id is not None
+        after = kept.number_of(last_event_id) if kept is not None and last_event_id is not None else 0
         former = self.server.streams.pop(session, None)
         if former is not None:
             former.end_stream()
         self.busy = True
         self.session = session
+        if kept is None:
+            self.transport.write(SSE_HEAD + chunk(b"id: s-0\ndata: \n\n"))
+        elif not resumed:
+            self.transport.write(SSE_HEAD + chunk(b"id: k-%d\ndata: \n\n" % len(kept.blocks)))
+        else:
+            self.transport.write(SSE_HEAD)
+            self.replay(session, kept, after)
+            return
         self.server.streams[session] = self
-        self.transport.write(SSE_HEAD + chunk(b"id: s-0\ndata: \n\n"))
+
+    def replay(self, session: bytes, kept: Kept, after: int) -> None:
+        """Send what is kept after an event, one event per loop turn; then the stream is live."""
+        if self.transport.is_closing() or session not in self.server.kept:
+            return
+        if after == len(kept.blocks):
+            self.server.streams[session] = self
+            return
+        self.transport.write(kept.blocks[after])
+        asyncio.get_running_loop().call_soon(self.replay, session, kept, after + 1)
 
     def end_stream(self) -> None:
         """End the standalone stream with a proper last chunk; the connection serves on."""
@@ -307,10 +427,18 @@ class Connection(asyncio.Protocol):
             self.data_received(b"")
 
 
+TOOLS: Final[dict[str, Callable[[Connection, bytes, bytes], None]]] = {
+    "json": Connection.tool_json,
+    "sse": Connection.tool_sse,
+    "big_json": Connection.tool_big_json,
+    "big_event": Connection.tool_big_event,
+}
+
+
 # A closed loop repeats its heads; to parse them again would be half of what a call costs here.
 @functools.lru_cache(maxsize=4096)
-def parse_head(head: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
-    """Parse a head up to its last line's CRLF: ([method, target, version], headers by lower-case name)."""
+def parse_head(head: bytes) -> Head:
+    """Parse a head up to its last line's CRLF."""
     first = head.find(b"\r\n")
     line = head[:first].split(b" ")
     if len(line) != 3 or line[2] != b"HTTP/1.1":
@@ -323,22 +451,27 @@ def parse_head(head: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
         names = [name.lower() for name, _ in pairs]
         if any(names.count(name) > 1 for name in (b"content-length", b"transfer-encoding", b"mcp-session-id")):
             raise BadRequestError("duplicate header")
-    return line, headers
-
-
-def body_end(data: bytes, start: int, headers: dict[bytes, bytes]) -> tuple[bytes, int] | None:
-    """Cut a request's body: (body, offset behind it), or None while it is not complete."""
     coding = headers.get(b"transfer-encoding")
-    length = headers.get(b"content-length")
-    if coding is None:
-        if length is None:
-            return b"", start
-        if not length.isdigit():
-            raise BadRequestError("malformed Content-Length")
-        stop = start + int(length)
-        return (data[start:stop], stop) if len(data) >= stop else None
-    if length is not None or coding.lower() != b"chunked":
+    length: bytes | None = headers.get(b"content-length", b"0")
+    assert length is not None
+    if not length.isdigit():
+        raise BadRequestError("malformed Content-Length")
+    if coding is not None and (b"content-length" in headers or coding.lower() != b"chunked"):
         raise BadRequestError("ambiguous framing")
+    path, _, query = line[1].partition(b"?")
+    return Head(
+        method=line[0],
+        path=path,
+        query=query,
+        session=headers.get(b"mcp-session-id"),
+        last_event_id=headers.get(b"last-event-id"),
+        length=int(length) if coding is None else None,
+        hot=line[0] == b"POST" and path == b"/mcp",
+    )
+
+
+def chunked_body(data: bytes, start: int) -> tuple[bytes, int] | None:
+    """Cut a request's chunked body: (body, offset behind it), or None while it is not complete."""
     parts = []
     while True:
         line = data.find(b"\r\n", start)

@@ -7,6 +7,7 @@ script ends with LoadError.
 """
 
 import asyncio
+import functools
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn, TypeVar, cast
@@ -26,6 +27,14 @@ class Reply(NamedTuple):
     status: int
     head: bytes
     body: bytes
+
+
+class Framing(NamedTuple):
+    """What an answer's head says; `length` is None for a chunked body."""
+
+    head: bytes
+    status: int
+    length: int | None
 
 
 Script = Generator[bytes, Reply, T]
@@ -49,12 +58,11 @@ class Target:
 
     def post(self, body: bytes, session: bytes = b"") -> bytes:
         """Build a POST; a known session carries its id and the protocol version."""
-        return b"POST /mcp HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n%b" % (
-            self.head,
-            self.of(session) if session else b"",
-            len(body),
-            body,
-        )
+        return b"%b%d\r\n\r\n%b" % (self.post_start(session), len(body), body)
+
+    def post_start(self, session: bytes = b"") -> bytes:
+        """Build the head of a POST up to the value of its Content-Length."""
+        return b"POST /mcp HTTP/1.1\r\n%b%bContent-Length: " % (self.head, self.of(session) if session else b"")
 
     def bare(self, method: bytes, session: bytes) -> bytes:
         """Build a request without a body."""
@@ -108,12 +116,18 @@ class ChunkedBody:
                 if self.done:
                     break
                 continue
-            self.left = int(data[at:line].partition(b";")[0], 16)
-            self.after_data = self.left > 0
-            self.trailer = not self.left
+            length = chunk_size(data[at:line])
             at = line + 2
+            end = at + length
+            if length and data[end : end + 2] == b"\r\n":  # whole, as nearly every chunk
+                out.append(data[at:end])
+                at = end + 2
+                continue
+            self.left = length
+            self.after_data = length > 0
+            self.trailer = not length
         self.carry = data[at:]
-        return b"".join(out)
+        return out[0] if len(out) == 1 else b"".join(out)
 
 
 class Connection(asyncio.Protocol):
@@ -125,7 +139,7 @@ class Connection(asyncio.Protocol):
         self.script: Script[object] | None = None
         self.outcome: asyncio.Future[object] | None = None
         self.pending = b""
-        self.head: bytes | None = None
+        self.framing: Framing | None = None
         self.need = 0
         self.parts: list[bytes] = []
         self.chunks: ChunkedBody | None = None
@@ -189,21 +203,28 @@ class Connection(asyncio.Protocol):
 
     def feed(self, data: bytes) -> Reply | None:
         """Take bytes of an answer; return it when it is complete."""
-        if self.head is None:
-            data = self.pending + data
+        if self.framing is None:
+            data = self.pending + data if self.pending else data
             end = data.find(b"\r\n\r\n") + 4
             if end < 4:
                 self.pending = data
                 return None
             self.pending = b""
-            self.head = data[:end]
-            self.need, self.chunks = body_framing(self.head)
+            self.framing = framing = framing_of(data[:end])
             data = data[end:]
+            if framing.length is None:
+                self.chunks = ChunkedBody()
+            elif len(data) == framing.length:  # whole, as nearly every small answer
+                self.framing = None
+                return Reply(framing.status, framing.head, data)
+            else:
+                self.need = framing.length
         if self.chunks is not None:
             self.parts.append(self.chunks.feed(data))
             if not self.chunks.done:
                 return None
-            extra: bool = bool(self.chunks.carry)
+            extra = bool(self.chunks.carry)
+            self.chunks = None
         else:
             self.parts.append(data)
             self.need -= len(data)
@@ -212,23 +233,32 @@ class Connection(asyncio.Protocol):
             extra = self.need < 0
         if extra:
             raise LoadError("bytes behind the answer")
-        reply = Reply(int(self.head[9:12]), self.head, b"".join(self.parts))
-        self.head = None
+        reply = Reply(self.framing.status, self.framing.head, b"".join(self.parts))
+        self.framing = None
         self.parts = []
         return reply
 
 
-def body_framing(head: bytes) -> tuple[int, ChunkedBody | None]:
-    """Return the length of an answer's body, or the decoder of a chunked one."""
+# Heads repeat, as long as the second in their Date does.
+@functools.lru_cache(maxsize=256)
+def framing_of(head: bytes) -> Framing:
+    """Read an answer's status and the framing of its body."""
     lower = head.lower()
+    status = int(head[9:12])
     if b"\r\ntransfer-encoding: chunked\r\n" in lower:
-        return 0, ChunkedBody()
+        return Framing(head, status, None)
     at = lower.find(b"\r\ncontent-length:")
     if at >= 0:
-        return int(lower[at + 17 : lower.find(b"\r\n", at + 17)]), None
-    if head[9:12] in {b"202", b"204"}:
-        return 0, None
+        return Framing(head, status, int(lower[at + 17 : lower.find(b"\r\n", at + 17)]))
+    if status in {202, 204}:
+        return Framing(head, status, 0)
     raise LoadError(f"an answer that only the end of the connection delimits: {head!r}")
+
+
+@functools.lru_cache(maxsize=1024)
+def chunk_size(line: bytes) -> int:
+    """Read the size in a chunk's first line."""
+    return int(line.partition(b";")[0], 16)
 
 
 def header(head: bytes, name: bytes) -> bytes:
