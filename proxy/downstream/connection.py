@@ -177,11 +177,13 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: Head, data: bytes, start: int, length: int) -> None:
         missing = start + length - len(data)
-        if missing < 0 or length > self._server.max_body_bytes:
-            # Another request behind this one, or a body that will be refused.
+        if length > self._server.max_body_bytes:
+            # A body that will be refused.
             self._hand_over(data)
-        elif missing == 0:
-            self._serve(head, data[start:])
+        elif missing <= 0:
+            # What is behind the request has its turn once this one is answered.
+            self._buffer = data[start + length :]
+            self._serve(head, data[start : start + length])
         else:
             self._head = head
             self._body = [data[start:]]
