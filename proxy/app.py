@@ -6,6 +6,7 @@ the bounds of the configuration.
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import os
 import signal
@@ -14,23 +15,24 @@ import sys
 from collections.abc import Callable, Mapping
 
 from proxy import __version__
-from proxy.clock import SystemClock
-from proxy.config import Config, Upstream
+from proxy.clock import Clock, SystemClock
+from proxy.config import Config, Listen, Upstream
 from proxy.core.idmap import IdMap
 from proxy.downstream.listener import Listener
-from proxy.downstream.server import HttpServer
-from proxy.errors import ConfigError
+from proxy.downstream.server import Handle, HttpServer
+from proxy.downstream.sockets import listening_socket
+from proxy.downstream.wire import WireServer
 from proxy.observe.hooks import Fingerprint, Observers
 from proxy.observe.logs import LogObserver, configure
 from proxy.observe.metrics import Counters
 from proxy.registry import Registry
 from proxy.relay.context import Context
-from proxy.relay.wheel import Wheel
 from proxy.store.memory import Budget
 from proxy.upstream.base import Edge
 from proxy.upstream.http import HttpEdge
 from proxy.upstream.recovery import Recovery
 from proxy.upstream.wire import WireEdge
+from proxy.wheel import Wheel
 
 FAREWELL_SECONDS = 1.0
 """How long the end waits for the upstream to hear the DELETEs."""
@@ -39,6 +41,12 @@ GC_THRESHOLD = 20_000
 """Allocations between collections of the youngest objects."""
 
 EDGES: Mapping[str, Callable[[Upstream], Edge]] = {"wire": WireEdge, "aiohttp": HttpEdge}
+
+Server = WireServer | HttpServer
+SERVERS: Mapping[str, Callable[[Handle, Listen, float, Clock], Server]] = {
+    "wire": WireServer,
+    "aiohttp": lambda handle, config, peer_timeout, _: HttpServer(handle, config, peer_timeout),
+}
 
 
 class App:
@@ -73,7 +81,8 @@ class App:
         self.counters.gauge("bound_sessions", lambda: len(self.context.ids))
         self.counters.gauge("buffered_bytes", lambda: self.budget.used + self.budget.held)
         self.listener = Listener(self.registry, config.listen)
-        self.server = HttpServer(self.listener.handle, config.listen, config.stream.peer_timeout_seconds)
+        serve = SERVERS[config.listen.http]
+        self.server: Server = serve(self.listener.handle, config.listen, config.stream.peer_timeout_seconds, self.clock)
 
     async def start(self, sock: socket.socket) -> None:
         """Serve clients on a bound socket."""
@@ -111,29 +120,6 @@ def check_period_seconds(config: Config) -> float:
     return min(5.0, min(limits) / 3)
 
 
-def bind(config: Config) -> socket.socket:
-    """Return the listening socket, bound.
-
-    Raises:
-        ConfigError: the address cannot be had.
-    """
-    listen = config.listen
-    sock: socket.socket | None = None
-    try:
-        rows = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = rows[0]
-        # With its protocol: asyncio turns Nagle's delay off only on a socket that says it is TCP.
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except OSError as error:
-        if sock is not None:
-            sock.close()
-        problem = f"cannot listen on {listen.address}: {error.strerror or error}"
-        raise ConfigError(problem, key="listen.address") from error
-    return sock
-
-
 async def serve(config: Config, sock: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the drain short."""
     loop = asyncio.get_running_loop()
@@ -167,10 +153,12 @@ def run(config: Config) -> int:
     """Run the proxy until it is told to stop; returns the exit code.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: there is no socket that may be listened on.
     """
     configure(config.log.level, config.log.format)
-    sock = bind(config)
+    sock, listen = listening_socket(config.listen, os.environ)
+    # What judges `Host` and `Origin` goes by the address of the socket that is served.
+    config = dataclasses.replace(config, listen=listen)
     factory = None
     if config.server.uvloop:
         with contextlib.suppress(ImportError):

@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides = {key: value for key, value in vars(arguments).items() if "." in key}
         config = load(arguments.config, os.environ, overrides)
         if arguments.check:
+            _look_at_files(config)
             sys.stdout.write(_summary(config))
             return 0
         return _run(config)
@@ -49,12 +50,21 @@ def _run(config: Config) -> int:
     return app.run(config)
 
 
+def _look_at_files(config: Config) -> None:
+    if config.upstream.ca_file:
+        from proxy.upstream.tls import client_context  # noqa: PLC0415 - only where it is needed, as above
+
+        client_context(config.upstream)
+
+
 def _summary(config: Config) -> str:
-    return (
-        "configuration ok\n"
-        f"upstream: {config.upstream.name} {config.upstream.url}\n"
-        f"listen: http://{config.listen.address}{config.listen.path}\n"
-    )
+    listen = config.listen
+    if listen.descriptor is None:
+        place = f"http://{listen.address}{listen.path}"
+    else:
+        # Whoever checks need not have the socket: it is looked at when it is taken.
+        place = f"inherited descriptor {listen.descriptor}, path {listen.path}"
+    return f"configuration ok\nupstream: {config.upstream.name} {config.upstream.url}\nlisten: {place}\n"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--upstream", dest="upstream.url", metavar="URL", help="the MCP server's endpoint")
-    add("--listen", dest="listen.address", metavar="HOST:PORT", help="where clients connect")
+    add("--listen", dest="listen.address", metavar="HOST:PORT|fd:N", help="where clients connect")
     add("--path", dest="listen.path", metavar="PATH", help="path of the MCP endpoint")
     add("--allow-anonymous", dest="listen.allow_anonymous", action="store_true", help="listen beyond loopback")
     add("--log-level", dest="log.level", metavar="LEVEL", help="debug, info, warning or error")

@@ -1,18 +1,22 @@
-"""The composition root: the socket, the periods, a whole proxy in this process, and the order in which it ends."""
+"""The composition root: the periods, a whole proxy in this process, and the order in which it ends."""
 
 import asyncio
 import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+import struct
+import sys
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from proxy.app import App, bind, check_period_seconds, run, serve
+from proxy.app import App, check_period_seconds, run, serve
 from proxy.config import Config
+from proxy.downstream.sockets import bind
 from proxy.errors import ConfigError
 from proxy.upstream.http import HttpEdge
 from proxy.upstream.wire import WireEdge
@@ -75,8 +79,10 @@ async def proxying(**settings: Any) -> AsyncIterator[tuple[Proxy, Upstream]]:
     """Run a proxy before an upstream, and end it however far the test got."""
     upstream = Upstream()
     async with upstream.server as server:
-        config = make_config(**{"url": server.url, "address": "127.0.0.1:0", "http": "wire", **settings})
-        with bind(config) as sock:
+        edge = settings.pop("http", "wire")
+        config = make_config(**{"url": server.url, "address": "127.0.0.1:0", **settings})
+        config = replace(config, upstream=replace(config.upstream, http=edge))
+        with bind(config.listen) as sock:
             app = App(config)
             await app.start(sock)
             proxy = Proxy(app, f"http://127.0.0.1:{sock.getsockname()[1]}/mcp")
@@ -86,75 +92,6 @@ async def proxying(**settings: Any) -> AsyncIterator[tuple[Proxy, Upstream]]:
                 proxy.hurry.set()
                 await proxy.drain()
                 await turns(20)
-
-
-# -- the socket
-
-
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
-    """Hold every socket that is made, and close what nobody closed."""
-    sockets: list[socket.socket] = []
-
-    class Recorded(socket.socket):
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
-            sockets.append(self)
-
-    monkeypatch.setattr(socket, "socket", Recorded)
-    yield sockets
-    for sock in sockets:
-        sock.close()
-
-
-def test_the_socket_is_the_one_that_was_asked_for() -> None:
-    """Bound and not yet listening; port 0 lets the system choose."""
-    with bind(make_config(address="127.0.0.1:0")) as sock:
-        host, port = sock.getsockname()
-
-        assert host == "127.0.0.1"
-        assert port > 0
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-
-
-def test_ipv6_is_listened_on_where_it_is_asked_for() -> None:
-    """The address decides the family."""
-    with bind(make_config(address="[::1]:0")) as sock:
-        assert sock.family == socket.AF_INET6
-
-
-def test_an_address_that_is_taken_is_an_error_of_the_configuration(made: list[socket.socket]) -> None:
-    """It names the key and the address, and says why."""
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(ConfigError) as raised:
-            bind(make_config(address=address))
-
-    assert raised.value.key == "listen.address"
-    assert f"cannot listen on {address}: Address already in use" in str(raised.value)
-
-
-@pytest.mark.parametrize("failure", [socket.gaierror(socket.EAI_NONAME, "Name or service not known"), OSError("odd")])
-def test_an_address_that_cannot_be_looked_up_is_one_too(failure: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the system has to say about it is said."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise failure
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(ConfigError, match=failure.strerror or "odd"):
-        bind(make_config(address="nowhere.invalid:80"))
-
-
-def test_an_address_of_another_machine_leaves_no_socket_behind(made: list[socket.socket]) -> None:
-    """A failed bind is told, and what was opened for it is closed."""
-    with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:80: "):
-        bind(make_config(address="192.0.2.1:80"))
-
-    assert [sock for sock in made if sock.fileno() >= 0] == []
 
 
 # -- periods
@@ -213,6 +150,24 @@ async def test_a_socket_of_somebody_elses_is_served() -> None:
 
             await app.drain(asyncio.Event())
             await turns(20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many connections may queue")
+@pytest.mark.parametrize("before", [None, 3], ids=["bound", "listening"])
+async def test_the_configured_backlog_holds_on_a_socket_from_outside(before: int | None) -> None:
+    """One that listens already keeps nobody's smaller queue: the setting means the same wherever a socket came from."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        if before is not None:
+            sock.listen(before)
+        app = App(make_config(backlog=9))
+        await app.start(sock)
+
+        # Of a listening socket `tcpi_sacked` (at 28) is the bound of its queue.
+        assert struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 28) == (9,)
+
+        await app.drain(asyncio.Event())
+        await turns(20)
 
 
 # -- the end
@@ -324,7 +279,7 @@ async def test_serving_ends_with_a_signal(capfd: pytest.CaptureFixture[str], mon
     thresholds = gc.get_threshold()
     config = make_config(address="[::1]:0", url="http://127.0.0.1:9/mcp")
     try:
-        with bind(config) as sock:
+        with bind(config.listen) as sock:
             serving = asyncio.create_task(serve(config, sock))
             said = ""
 
@@ -350,6 +305,30 @@ def sock_port(line: str) -> str:
     return line.partition("[::1]:")[2].partition("/")[0]
 
 
+def test_run_goes_by_the_address_of_the_socket_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts and origins are judged by where the socket is bound, and systemd's variables leave the environment."""
+    served: list[tuple[Config, int]] = []
+
+    async def stand_in(config: Config, sock: socket.socket) -> None:
+        served.append((config, sock.fileno()))
+        sock.close()
+
+    monkeypatch.setattr("proxy.app.serve", stand_in)
+    monkeypatch.setattr("proxy.app.configure", lambda *_: None)
+    monkeypatch.setenv("LISTEN_PID", "1")
+    with socket.create_server(("0.0.0.0", 0)) as outside:
+        number = os.dup(outside.fileno())
+        config = make_config(address=f"fd:{number}", allow_anonymous=True)
+
+        assert run(config) == 0
+
+        ((given, descriptor),) = served
+
+        assert descriptor == number
+        assert given.listen.address == f"0.0.0.0:{outside.getsockname()[1]}"
+        assert "LISTEN_PID" not in os.environ
+
+
 @pytest.mark.parametrize("uvloop", [True, False])
 def test_run_serves_on_the_loop_that_is_configured(uvloop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The socket is bound before the loop begins, and the exit code is 0."""
@@ -367,7 +346,7 @@ def test_run_serves_on_the_loop_that_is_configured(uvloop: bool, monkeypatch: py
 
     ((given, loop, port),) = served
 
-    assert given is config
+    assert given == config
     assert port > 0
     with suppress(ImportError):
         import uvloop as library
@@ -391,7 +370,7 @@ def test_run_does_without_uvloop_where_there_is_none(monkeypatch: pytest.MonkeyP
     assert loops[0].startswith("asyncio")
 
 
-def test_run_says_that_it_cannot_listen(made: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_says_that_it_cannot_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before any loop begins."""
     monkeypatch.setattr("proxy.app.configure", lambda *_: None)
     with socket.socket() as other:

@@ -130,9 +130,33 @@ def test_check_prints_and_starts_nothing(started: list[Config], capsys: pytest.C
     assert started == []
 
 
+def test_check_looks_at_the_authorities(
+    started: list[Config], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A file that is not there is found before the service is started."""
+    file = tmp_path / "c.toml"
+    file.write_text(f"[upstream]\nurl = 'https://a/'\nca_file = '{tmp_path}/none.pem'\n")
+
+    assert cli.main(["--check", "--config", str(file)]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"mcp-session-proxy: error: upstream.ca_file: {tmp_path}/none.pem cannot be read: No such file or directory\n",
+    )
+
+
+def test_check_needs_no_inherited_socket(started: list[Config], capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever checks a configuration is not who hands the socket over."""
+    assert cli.main(["--check", "--listen", "fd:1000"]) == 0
+    assert capsys.readouterr().out.endswith("listen: inherited descriptor 1000, path /mcp\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (
+            ["--listen", "fd:x"],
+            '--listen: listen.address: expected fd:N with the number of an inherited descriptor, got "fd:x"',
+        ),
         (
             ["--listen", "x"],
             '--listen: listen.address: expected host:port, an IPv6 host in brackets ([::1]:8080), got "x"',
@@ -235,6 +259,29 @@ def test_a_real_process_refuses_an_invalid_file(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr == (
         f"mcp-session-proxy: error: {file}: listen.adress: unknown key; did you mean listen.address?\n"
+    )
+
+
+def test_a_real_process_refuses_a_descriptor_it_has_not_inherited() -> None:
+    """What was promised and is not there ends the process at once, in one line."""
+    done = spawn("--listen", "fd:1000")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "mcp-session-proxy: error: listen.address: descriptor 1000: "
+        "expected a bound IPv4 or IPv6 stream socket, got no open descriptor\n"
+    )
+
+
+def test_a_real_process_refuses_authorities_it_cannot_read() -> None:
+    """It ends before it serves anybody, in one line."""
+    done = spawn(
+        "--upstream", "https://127.0.0.1:9/", "--listen", "127.0.0.1:0", MCP_SESSION_PROXY__UPSTREAM__CA_FILE="/none"
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "mcp-session-proxy: error: upstream.ca_file: /none cannot be read: No such file or directory\n"
     )
 
 

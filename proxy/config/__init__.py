@@ -4,7 +4,7 @@ Knows no component: each receives its section or plain values, never the whole `
 """
 
 from proxy.config.address import parse_address
-from proxy.config.loading import ENV_PREFIX, SETTINGS, load, loads
+from proxy.config.loading import ENV_PREFIX, SETTINGS, exposure_problem, load, loads
 from proxy.config.sections import Config, Listen, Log, Replay, Server, Session, Stream, Upstream
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Session",
     "Stream",
     "Upstream",
+    "exposure_problem",
     "load",
     "loads",
     "parse_address",

@@ -10,6 +10,7 @@ import re
 from urllib.parse import urlsplit
 
 _SHOWN_CHARACTERS = 80
+_DESCRIPTOR = re.compile(r"fd:([0-9]{1,9})")
 
 
 def shown(value: object) -> str:
@@ -36,8 +37,22 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, port
 
 
+def parse_descriptor(text: str) -> int | None:
+    """Return N of `fd:N`, None for an address; a host called `fd` is written `fd.` to be told from it."""
+    match = _DESCRIPTOR.fullmatch(text)
+    return None if match is None else int(match[1])
+
+
+def listen_problem(text: str) -> str:
+    """Judge what to listen on: an address, or an inherited descriptor."""
+    if text.startswith("fd:"):
+        fits = _DESCRIPTOR.fullmatch(text)
+        return "" if fits else f"expected fd:N with the number of an inherited descriptor, got {shown(text)}"
+    return address_problem(text)
+
+
 def address_problem(text: str) -> str:
-    """Judge an address to listen on."""
+    """Judge a host with a port."""
     try:
         parse_address(text)
     except ValueError as error:

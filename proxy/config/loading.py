@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxy.config.address import shown
-from proxy.config.sections import Config, Rule
+from proxy.config.sections import Config, Listen, Rule
 
 # One judgement for both: an address that counted as loopback here and not there would lose its check of Host.
 from proxy.core.headers import is_loopback
@@ -246,13 +246,19 @@ def _validate(config: Config, sources: Mapping[str, str]) -> None:
         words = "below" if relation == "<" else "at most"
         problem = f"expected {low} ({small}) {words} {high} ({large}), so that {purpose}"
         raise ConfigError(problem, key=key, source=sources[key])
-    if not is_loopback(config.listen.host) and not config.listen.allow_anonymous:
-        raise ConfigError(
-            f"listening on {config.listen.host} lets other machines in and nobody is authenticated: set "
-            "listen.allow_anonymous = true (--allow-anonymous) to allow that, or listen.address to 127.0.0.1",
-            key="listen.address",
-            source=sources["listen.address"],
-        )
+    exposed = exposure_problem(config.listen)
+    if exposed:
+        raise ConfigError(exposed, key="listen.address", source=sources["listen.address"])
+
+
+def exposure_problem(listen: Listen) -> str:
+    """Judge whether who can connect is allowed to: asked here, and again of a socket that came from outside."""
+    if is_loopback(listen.host) or listen.allow_anonymous:
+        return ""
+    return (
+        f"listening on {listen.host} lets other machines in and nobody is authenticated: set "
+        "listen.allow_anonymous = true (--allow-anonymous) to allow that, or listen on 127.0.0.1"
+    )
 
 
 def _value(config: Config, key: str) -> Any:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from proxy.config.address import (
-    address_problem,
     host_problem,
+    listen_problem,
     origin_problem,
     parse_address,
+    parse_descriptor,
     path_problem,
     shown,
     url_problem,
@@ -68,10 +69,12 @@ def _one_of(*choices: str) -> _Check:
 class Listen:
     """Where clients connect, and what the listener accepts from them."""
 
-    address: str = _setting("127.0.0.1:8080", check=address_problem, flag="--listen")
-    """`host:port` or `[ipv6]:port`, port 0: the system chooses. Loopback, because nobody is authenticated."""
+    address: str = _setting("127.0.0.1:8080", check=listen_problem, flag="--listen")
+    """`host:port`, `[ipv6]:port` (port 0: the system chooses), `fd:N`. Loopback: nobody is authenticated."""
     path: str = _setting("/mcp", check=path_problem, flag="--path")
     """Path of the MCP endpoint, compared exactly. `/mcp` is what clients' examples use."""
+    http: str = _setting("wire", check=_one_of("wire", "aiohttp"))
+    """How clients are spoken to: `wire` (usual requests at protocol level, the rest by aiohttp) or `aiohttp` alone."""
     allow_anonymous: bool = _setting(False, flag="--allow-anonymous")
     """Whether to listen beyond loopback although nobody is authenticated. Off: to be said knowingly."""
     allowed_hosts: tuple[str, ...] = _setting((), check=host_problem)
@@ -86,14 +89,23 @@ class Listen:
     """Time for a request's head to arrive, seconds, above 0. 30: slow links make it, idlers do not."""
 
     @property
+    def descriptor(self) -> int | None:
+        """N of `fd:N`; None for an address."""
+        return parse_descriptor(self.address)
+
+    @property
     def host(self) -> str:
-        """Host part of `address`, without brackets."""
-        return parse_address(self.address)[0]
+        """Host part of `address`, without brackets.
+
+        Of a descriptor it is not known before the socket is taken. Until then it counts as loopback, where `Host` and
+        `Origin` are judged most strictly; who takes the socket puts its true address in the place of `fd:N`.
+        """
+        return "localhost" if self.descriptor is not None else parse_address(self.address)[0]
 
     @property
     def port(self) -> int:
-        """Port part of `address`."""
-        return parse_address(self.address)[1]
+        """Port part of `address`; 0 of a descriptor."""
+        return 0 if self.descriptor is not None else parse_address(self.address)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +116,8 @@ class Upstream:
     """Name in logs and counters, a-z, 0-9, - and _. `default` is the name `--upstream` gives."""
     url: str = _setting("http://127.0.0.1:3001/mcp", check=url_problem, flag="--upstream")
     """Its MCP endpoint, http or https, no user, query or fragment. 3001: the example servers' port."""
+    ca_file: str = _setting("")
+    """PEM file of the authorities that may have signed its certificate; "": the system's. For a private one."""
     http: str = _setting("wire", check=_one_of("wire", "aiohttp"))
     """How it is spoken to: `wire` (at protocol level, a third of the price) or `aiohttp`, which does the same."""
     connect_timeout_seconds: float = _seconds(5.0)

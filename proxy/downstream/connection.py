@@ -55,8 +55,8 @@ class Server(Protocol):
     def closed(self, connection: Connection) -> None:
         """Let a connection go."""
 
-    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Let the library serve a connection from here on."""
+    def hand_over(self, transport: asyncio.Transport, data: bytes, *, is_followed: bool) -> None:
+        """Let the library serve a connection from here on; *is_followed* when there is more than one request in it."""
 
     def failed(self, error: Exception) -> None:
         """Report a defect of our own."""
@@ -177,13 +177,12 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: Head, data: bytes, start: int, length: int) -> None:
         missing = start + length - len(data)
-        if length > self._server.max_body_bytes:
-            # A body that will be refused.
-            self._hand_over(data)
-        elif missing <= 0:
-            # What is behind the request has its turn once this one is answered.
-            self._buffer = data[start + length :]
-            self._serve(head, data[start : start + length])
+        if missing < 0 or length > self._server.max_body_bytes:
+            # Another request behind this one, or a body that will be refused. All of it, the first request too: what
+            # the library finds behind it decides whether it is answered at all.
+            self._hand_over(data, is_followed=missing < 0)
+        elif missing == 0:
+            self._serve(head, data[start:])
         else:
             self._head = head
             self._body = [data[start:]]
@@ -315,13 +314,13 @@ class Connection(asyncio.Protocol):
         """Tell whether no request is under way."""
         return self._sink is None and self._head is None
 
-    def _hand_over(self, data: bytes) -> None:
+    def _hand_over(self, data: bytes, *, is_followed: bool = False) -> None:
         transport, self.transport = self.transport, None
         self._release()
         if transport is not None and not transport.is_closing():
             # Paused perhaps, for what came too early; the library pauses by itself.
             transport.resume_reading()
-            self._server.hand_over(transport, data)
+            self._server.hand_over(transport, data, is_followed=is_followed)
 
     def _release(self) -> None:
         if self._is_awaited:

@@ -59,9 +59,16 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._web, sock=sock, backlog=self._config.backlog)
 
-    def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Serve a connection that somebody else accepted, beginning with *data* as the first bytes of a request."""
+    def adopt(self, transport: asyncio.Transport, data: bytes, *, is_followed: bool = False) -> None:
+        """Serve a connection that somebody else accepted.
+
+        Args:
+            transport: its transport.
+            data: the first bytes of a request.
+            is_followed: they go on behind that request, perhaps with a head that has only begun.
+        """
         connection = self._web()
+        connection.is_followed = is_followed
         transport.set_protocol(connection)
         connection.connection_made(transport)
         connection.data_received(data)
@@ -117,7 +124,10 @@ class HttpServer:
             pairs = [pair for pair in pairs if pair[0].lower() != "content-encoding"]
         self._handle(Request(Head(request.method, request.raw_path, pairs), body), sink)
         try:
-            return await sink.drive()
+            response = await sink.drive()
+            if isinstance(protocol, _Connection):
+                protocol.answered()
+            return response
         except BaseException:  # whatever ends the handler, nobody reads the sink any more
             sink.client_gone()
             raise
@@ -286,7 +296,7 @@ class _WebServer(web.Server):
         self._head_timeout = head_timeout
         self._peer_timeout = peer_timeout
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> "_Connection":
         return _Connection(
             self,
             loop=self._loop,
@@ -299,13 +309,15 @@ class _WebServer(web.Server):
 class _Connection(RequestHandler):
     """One client connection: watched by the kernel for a dead peer, and by a timer for heads that dribble."""
 
-    __slots__ = ("_head_timeout", "_head_timer", "_peer_timeout")
+    __slots__ = ("_head_timeout", "_head_timer", "_peer_timeout", "is_followed")
 
     def __init__(self, *args: Any, head_timeout: float, peer_timeout: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timeout = head_timeout
         self._peer_timeout = peer_timeout
         self._head_timer: asyncio.TimerHandle | None = None
+        self.is_followed = False
+        """Whether the client did not wait for an answer before it sent on."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the first head is due."""
@@ -339,6 +351,11 @@ class _Connection(RequestHandler):
 
     def _await_head(self) -> None:
         self._head_timer = asyncio.get_running_loop().call_later(self._head_timeout, self.force_close)
+
+    def answered(self) -> None:
+        """A request is answered; behind it the parser may hold a head that has only begun, and does not say so."""
+        if self.is_followed and self._head_timer is None:
+            self._await_head()
 
     def head_arrived(self) -> None:
         """A head is whole."""

@@ -100,9 +100,9 @@ class WireServer:
         if self._emptied is not None and not self._connections:
             self._emptied.set()
 
-    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
+    def hand_over(self, transport: asyncio.Transport, data: bytes, *, is_followed: bool) -> None:
         """Let the library serve a connection, from the bytes it has not been answered for."""
-        self._behind.adopt(transport, data)
+        self._behind.adopt(transport, data, is_followed=is_followed)
 
     def failed(self, error: Exception) -> None:
         """Report a defect of our own to the loop's handler, which logs it."""

@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection to an upstream: one request, one answer, told to the exchange that owns it.
 
 Owns the framing. llhttp (httptools) reads every head the first time, and whatever is not plain in a body; a head that
-comes again byte for byte, but for its length, is recognised (`answers.py`), and plain bodies behind it are counted here.
+comes again byte for byte, but for its length, is recognised (`answers.py`), and a plain body behind it is counted here.
 Knows no pool beyond whom it tells that it rests or is gone. Invariant: bytes that nobody asked for end the connection;
 they never reach the next request.
 """
@@ -20,7 +20,9 @@ from proxy.upstream.answers import BODILESS, KnownHeads
 from proxy.upstream.base import Loss, Receiver
 from proxy.upstream.sockets import OUTGOING_PEER_TIMEOUT_SECONDS, watch_peer
 
-MAX_HEAD_BYTES = 65_536 + 262_144
+READ_BYTES = 262_144
+"""As much as one read of the loop brings; over TLS what was held back comes in a single one, which may be larger."""
+MAX_HEAD_BYTES = 65_536 + READ_BYTES
 """Bytes in a row without any of a body: 64 KiB of head or trailer, and one read that may hold the body's beginning."""
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 # What llhttp is told of a chunked answer whose head was recognised, before it gets the body's odd part.
@@ -268,8 +270,8 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         # The parser has no bound of its own: a header or a trailer, a chunk extension, announcements (1xx) may go on
-        # for ever.
-        self._bodiless_size += len(data)
+        # for ever. A read counts as one however large it is: the body may begin anywhere in it.
+        self._bodiless_size += min(len(data), READ_BYTES)
         if self._bodiless_size > MAX_HEAD_BYTES:
             is_behind = self._has_head and not self._is_informational
             self._fail(f"the {'trailer' if is_behind else 'head'} is too long")
@@ -447,7 +449,7 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             # A paused connection would never notice that the server closes it.
             exchange.resume()
-        if self._keep and not self._is_poisoned and self._is_persistent and self.is_usable:
+        if self._keep and self._is_persistent and not self._is_poisoned and self.is_usable:
             self._pool.rest(self)
         else:
             self.drop()

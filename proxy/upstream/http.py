@@ -18,6 +18,7 @@ from yarl import URL
 from proxy.config import Upstream
 from proxy.upstream.base import Exchange, Loss, Receiver, UpstreamRequest
 from proxy.upstream.sockets import connect_socket
+from proxy.upstream.tls import client_context, failed_connection
 
 # Nothing was written: no connection was made, or a kept one was found closing before the head was written (the
 # body's writer reports the same class wrapped in ClientOSError, so a direct one is always the head's).
@@ -37,6 +38,7 @@ class HttpEdge:
 
     def __init__(self, config: Upstream) -> None:
         self._url = URL(config.url, encoded=True)
+        self._ssl = client_context(config) if self._url.scheme == "https" else None
         self._timeout = aiohttp.ClientTimeout(
             # No total and no read timeout: silence is not death (semantics 16), the relay's pings decide.
             total=None,
@@ -56,6 +58,7 @@ class HttpEdge:
             force_close=not keepalive_seconds,
             keepalive_timeout=keepalive_seconds or None,
             socket_factory=connect_socket,
+            ssl=self._ssl or True,
         )
         session = aiohttp.ClientSession(
             connector=connector,
@@ -102,8 +105,11 @@ class HttpEdge:
                 allow_redirects=False,
             )
         except _NOT_SENT as error:
-            refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError | ConnectionResetError)
-            exchange.lost(Loss.REFUSED if refused else Loss.NOT_SENT, str(error))
+            if isinstance(error, aiohttp.ClientConnectionResetError):
+                exchange.lost(Loss.NOT_SENT, str(error))
+            else:
+                cause = getattr(error, "os_error", error)
+                exchange.lost(*failed_connection(cause, self._ssl is not None, self._timeout.sock_connect or 0))
             return
         except Exception as error:  # whatever it was, the receiver must hear of it, or waits for ever
             exchange.lost(Loss.BROKEN, f"{type(error).__name__}: {error}")
@@ -164,11 +170,13 @@ class HttpEdge:
         host, port = self._url.host, self._url.port
         try:
             async with asyncio.timeout(self._timeout.sock_connect):
-                _, writer = await asyncio.open_connection(host, port)
+                # With the handshake: who does not pass it takes no request.
+                _, writer = await asyncio.open_connection(host, port, ssl=self._ssl)
         except Exception:  # whatever it was, who asked must hear of it, or waits for ever
             done(False)
             return
-        writer.close()
+        # Not `close`: over TLS that waits for the server to say goodbye, too.
+        writer.transport.abort()
         done(True)
 
     async def close(self) -> None:
@@ -191,6 +199,13 @@ class _Connector(aiohttp.TCPConnector):
             if protocol.should_close or not _is_quiet(protocol):
                 protocol.close()
         return await super()._get(key, traces)
+
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        closes = should_close or protocol.should_close or self._force_close
+        if closes and key.is_ssl:
+            # aiohttp's `close` waits for the server to say goodbye, half a minute for one that has stopped.
+            protocol.abort()
+        super()._release(key, protocol, should_close=closes)
 
 
 def _is_quiet(protocol: ResponseHandler) -> bool:

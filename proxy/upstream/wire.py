@@ -8,15 +8,18 @@ never reach another request; what breaks before the first byte of a request was 
 
 import asyncio
 import contextlib
-import ssl
 from collections import deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from proxy.clock import SystemClock
 from proxy.config import Upstream
 from proxy.core.headers import Block, Headers, render
+from proxy.upstream.answers import KnownHeads
 from proxy.upstream.base import Exchange, Loss, Receiver, UpstreamRequest
 from proxy.upstream.connection import Connection, WireExchange
+from proxy.upstream.tls import client_context, failed_connection
+from proxy.wheel import Queue
 
 
 class WireEdge:
@@ -27,11 +30,13 @@ class WireEdge:
         is_tls = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if is_tls else 80)
-        self._ssl = ssl.create_default_context() if is_tls else None
+        self._ssl = client_context(config) if is_tls else None
         self._target = f"{parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
         self._connect_timeout = config.connect_timeout_seconds
         self._keepalive = config.keepalive_seconds
+        self.heads = KnownHeads()
         self._loop = asyncio.get_running_loop()
+        self._connecting = Queue(SystemClock(self._loop), config.connect_timeout_seconds)
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,24 +83,29 @@ class WireEdge:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self) -> Connection:
-        async with asyncio.timeout(self._connect_timeout):
+        deadline = _Deadline()
+        self._connecting.add(deadline)
+        try:
             _, connection = await self._loop.create_connection(
                 lambda: Connection(self), self._host, self._port, ssl=self._ssl
             )
+        except asyncio.CancelledError:
+            if not deadline.is_over:
+                raise
+            raise TimeoutError from None
+        finally:
+            self._connecting.discard(deadline)
         return connection
 
     async def _connect_and_begin(self, exchange: WireExchange, head: bytes, request: UpstreamRequest) -> None:
         try:
             connection = await self._connect()
-        except (ConnectionRefusedError, ConnectionResetError) as error:
-            exchange.lost(Loss.REFUSED, str(error))
-            return
         except Exception as error:  # whatever it was, nothing was written, and the receiver must hear of it
-            exchange.lost(Loss.NOT_SENT, f"{type(error).__name__}: {error}")
+            exchange.lost(*failed_connection(error, self._ssl is not None, self._connect_timeout))
             return
         if exchange.is_over:
             connection.drop()
-        elif connection.is_usable:
+        elif connection.is_open:
             connection.begin(exchange, head, request.body, keep=not request.fresh)
         else:
             exchange.lost(Loss.NOT_SENT, "closed as soon as it was open")
@@ -152,16 +162,31 @@ class WireEdge:
             self._sweeper = self._loop.call_later(max(delay, 0.01), self._sweep)
 
     def _head(self, request: UpstreamRequest) -> bytes:
-        headers = request.headers
-        parts = [b"%b %b" % (request.method.encode(), self._target), _rendered(headers)]
+        fields = _rendered(request.headers)
         if request.correlation_id:
-            parts.append(b"X-Request-Id: %b\r\n" % request.correlation_id.encode())
+            fields += b"X-Request-Id: %b\r\n" % request.correlation_id.encode()
         if request.fresh:
-            parts.append(b"Connection: close\r\n")
-        if request.body or request.method == "POST":
-            parts.append(b"Content-Length: %d\r\n" % len(request.body))
-        parts.append(b"\r\n")
-        return b"".join(parts)
+            fields += b"Connection: close\r\n"
+        method = request.method
+        if method == "POST" or request.body:
+            return b"%b %b%bContent-Length: %d\r\n\r\n" % (method.encode(), self._target, fields, len(request.body))
+        return b"%b %b%b\r\n" % (method.encode(), self._target, fields)
+
+
+class _Deadline:
+    """The bound of one connection attempt, on the timer that all of them share. Fulfils `wheel.Due`."""
+
+    __slots__ = ("_task", "is_over")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self.is_over = False
+
+    def due(self) -> None:
+        """End the attempt."""
+        self.is_over = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 def _rendered(headers: Headers) -> bytes:

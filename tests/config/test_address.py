@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config import load, loads, parse_address
+from proxy.config import Listen, load, loads, parse_address
 from proxy.core.headers import is_loopback
 from proxy.errors import ConfigError
 
@@ -20,6 +20,10 @@ INVALID: list[tuple[str, str, str]] = [
     ("[listen]\naddress = '127.1:80'", "listen.address", "expected a host name or an IP address"),
     ("[listen]\naddress = 'http://a:80'", "listen.address", "expected host:port"),
     ("[listen]\naddress = 'a b:80'", "listen.address", "expected a host name or an IP address"),
+    ("[listen]\naddress = 'fd:'", "listen.address", "expected fd:N with the number of an inherited descriptor"),
+    ("[listen]\naddress = 'fd:-1'", "listen.address", "expected fd:N"),
+    ("[listen]\naddress = 'fd:9999999999'", "listen.address", "expected fd:N"),
+    ("[listen]\nallowed_hosts = ['fd:x']", "listen.allowed_hosts", "expected hosts as in a Host header"),
     ("[listen]\nallowed_hosts = ['http://a']", "listen.allowed_hosts", "expected hosts as in a Host header"),
     ("[listen]\nallowed_hosts = ['*']", "listen.allowed_hosts", "expected hosts as in a Host header"),
     (
@@ -117,3 +121,19 @@ def test_loopback(host: str, expected: bool) -> None:
 def test_address_round_trip(port: int, host: str) -> None:
     """An address is split into exactly its host and its port."""
     assert parse_address(f"{host}:{port}") == (host.strip("[]"), port)
+
+
+@given(st.integers(0, 999_999_999))
+def test_a_descriptor_is_named_by_its_number(number: int) -> None:
+    """`fd:N` is no host called fd: until its socket is taken it is judged as the strictest kind, loopback."""
+    listen = loads(f"[listen]\naddress = 'fd:{number}'").listen
+
+    assert (listen.descriptor, listen.port) == (number, 0)
+    assert is_loopback(listen.host)
+
+
+def test_an_address_is_no_descriptor() -> None:
+    """A host that is called fd is told from it by a dot."""
+    assert Listen().descriptor is None
+    assert Listen(address="fd.:3", allow_anonymous=True).descriptor is None
+    assert (Listen(address="fd.:3").host, Listen(address="fd.:3").port) == ("fd.", 3)

@@ -41,7 +41,13 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 class Process:
     """One child process with its output read in the background."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
         self.name = name
         self.command = [str(part) for part in command]
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -53,6 +59,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=clean_environment(environment),
+            pass_fds=descriptors,
             text=True,
             errors="replace",
         )

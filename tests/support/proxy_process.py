@@ -1,10 +1,11 @@
-"""The product as a child process: started on a free loopback port in front of one upstream, known by its URL.
+"""The product as a child process: on a free loopback port, or on a socket it is given, before one upstream.
 
 Waits are shortened by configuration, as a user could do it, never by patching. Knows the command line and
 the line that says it is ready, and nothing of what the product does.
 """
 
 import re
+import socket
 import sys
 from collections.abc import Mapping
 from typing import Self
@@ -26,15 +27,19 @@ SHORT_WAITS: Mapping[str, str] = {
 class ProxyProcess:
     """One proxy in front of `upstream_url`; `with` starts and ends it."""
 
-    def __init__(self, upstream_url: str, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, upstream_url: str, settings: Mapping[str, str] | None = None, sock: socket.socket | None = None
+    ) -> None:
         self.url = ""
         """The MCP endpoint for clients; known once the proxy is entered."""
-        self._command = [sys.executable, "-m", "proxy", "--upstream", upstream_url, "--listen", "127.0.0.1:0"]
+        self._descriptors = [] if sock is None else [sock.fileno()]
+        listen = "127.0.0.1:0" if sock is None else f"fd:{sock.fileno()}"
+        self._command = [sys.executable, "-m", "proxy", "--upstream", upstream_url, "--listen", listen]
         merged = {**SHORT_WAITS, **(settings or {})}
         self._environment = {f"MCP_SESSION_PROXY__{key}": value for key, value in merged.items()}
 
     def __enter__(self) -> Self:
-        self.process = Process("proxy", self._command, self._environment)
+        self.process = Process("proxy", self._command, self._environment, self._descriptors)
         try:
             line = self.process.wait_line("listening on ", START_TIMEOUT_SECONDS)
         except BaseException:

@@ -6,6 +6,7 @@ contract of `proxy/upstream/base.py`: who breaks it in any scenario fails the te
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -94,8 +95,9 @@ Script = Callable[[Peer], Awaitable[None]]
 class RawServer:
     """Listens on loopback; every connection is played by the script."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self._script = script
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self.connections = 0
@@ -106,7 +108,7 @@ class RawServer:
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20, backlog=512)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20, backlog=512, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -121,7 +123,7 @@ class RawServer:
     @property
     def url(self) -> str:
         """The endpoint."""
-        return f"http://127.0.0.1:{self.port}/mcp"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}/mcp"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -270,7 +272,14 @@ class Bench:
     """One edge in front of one server. What is told against the contract fails at the end."""
 
     def __init__(
-        self, make: Callable[[Upstream], Edge], script: Script, *, is_tls: bool = False, host: str = "", **settings: Any
+        self,
+        make: Callable[[Upstream], Edge],
+        script: Script,
+        *,
+        is_tls: bool = False,
+        host: str = "",
+        tls: ssl.SSLContext | None = None,
+        **settings: Any,
     ) -> None:
         self._make = make
         self._settings = {
@@ -280,7 +289,7 @@ class Bench:
         }
         self._is_tls = is_tls
         self._host = host
-        self.server = RawServer(script)
+        self.server = RawServer(script, tls)
         self._heard: list[Heard] = []
         self.defects: list[dict[str, Any]] = []
         """What the loop's exception handler was given; a test that means it to be takes it out."""
@@ -288,6 +297,7 @@ class Bench:
     async def __aenter__(self) -> Self:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.defects.append(context))
         await self.server.__aenter__()
+        # `is_tls` alone: the edge is told so, and the server knows nothing of it.
         url = self.server.url.replace("http:", "https:") if self._is_tls else self.server.url
         if self._host:
             url = url.replace("127.0.0.1", self._host)

@@ -200,6 +200,20 @@ def test_a_connection_without_transport_is_not_usable() -> None:
     assert not Connection(line).is_usable
 
 
+def test_what_is_left_of_a_handshake_does_not_keep_the_first_request_back() -> None:
+    """Over TLS a loop may still have its own last words to write: open is enough for a first request."""
+    line = Line()
+    line.transport.buffered = 80
+
+    assert line.connection.is_open
+    assert not line.connection.is_usable
+
+    line.connection.drop()
+
+    assert not line.connection.is_open
+    assert not Connection(line).is_open
+
+
 def test_verbs_on_a_lost_connection_do_nothing() -> None:
     """A timer or a receiver may be late."""
     line = Line().begin().feed(HEAD + b"\r\n").lose()
@@ -360,6 +374,32 @@ def test_the_bound_is_not_one_of_the_body() -> None:
     line.feed(*[bytes(65_536)] * (2 * MAX_HEAD_BYTES // 65_536))
 
     assert line.outcome == (200, bytes(2 * MAX_HEAD_BYTES), True)
+
+
+@pytest.mark.parametrize("framing", ["chunks", "length", "close"])
+def test_one_read_may_be_larger_than_the_bound(framing: str) -> None:
+    """Over TLS all that was held back comes at once: a body in it is no head, and only one such read is without one."""
+    body = bytes(2 * MAX_HEAD_BYTES)
+    head = {
+        "chunks": b"Transfer-Encoding: chunked\r\n\r\n",
+        "length": b"Content-Length: %d\r\n\r\n" % len(body),
+        "close": b"\r\n",
+    }[framing]
+    framed = b"".join(chunk(body[at : at + 9999]) for at in range(0, len(body), 9999)) + chunk(b"")
+    whole = HEAD + head + (framed if framing == "chunks" else body)
+    line = Line().begin().feed(whole)
+
+    assert line.heard.body == body
+    assert line.heard.loss is None
+
+    line = Line().begin().feed(HEAD + head, whole.removeprefix(HEAD + head))
+
+    assert line.heard.body == body
+    assert line.heard.loss is None
+
+    line = Line().begin().feed(HEAD, b"X-A: " + bytes(b"a" * len(body)), b"a" * len(body))
+
+    assert line.heard.loss is Loss.BROKEN
 
 
 # -- receivers
