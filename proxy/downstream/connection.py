@@ -1,6 +1,6 @@
 """One client connection at protocol level: usual requests served here, everything else handed to the library.
 
-Owns the framing of requests and answers on one connection, and the sink of the request under way. Knows no session.
+Owns the framing of requests and answers on one connection. Knows no session.
 Invariants: one request at a time; a sink writes to its own request's answer or to nothing; once handed over the
 connection never comes back.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
-from proxy.core.edge import Request, Sink, Watcher
+from proxy.core.edge import Request, Sink
 from proxy.downstream.heads import BODILESS, Heads, Reading, may_become_usual, rendered
+from proxy.downstream.sink import WireSink
 from proxy.relay import replies
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from proxy.core.ids import SessionId
     from proxy.wheel import Queue
 
-BURST_BYTES = 1_048_576
-"""Bytes that may gather in one turn of the loop, before the first write could show whether the client takes them."""
 EARLY_BYTES = 65_536
 """Bytes taken of a client that sends on before it has its answer; it is not read further then."""
 COPIED_BYTES = 65_536
@@ -327,109 +326,3 @@ class Connection(asyncio.Protocol):
             self._is_awaited = False
             self._server.due.discard(self)
         self._server.closed(self)
-
-
-class WireSink:
-    """The answer to one request. Fulfils `core.edge.Sink`."""
-
-    __slots__ = ("_connection", "_headers", "_parts", "_session_id", "_size", "_status", "_was_congested", "_watcher")
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection: Connection | None = connection
-        """None once the answer is over or the client gone: whatever comes then goes nowhere."""
-        self._watcher: Watcher | None = None
-        self._status = 0
-        self._headers: Headers = []
-        self._session_id: SessionId | None = None
-        self._parts: list[bytes] | None = None
-        """What was written before the head left; None before an answer is started, and after its head has left."""
-        self._size = 0
-        self._was_congested = False
-
-    @property
-    def congested(self) -> bool:
-        """Tell whether the client does not keep up."""
-        connection = self._connection
-        if connection is not None and (connection.is_paused or self._size >= BURST_BYTES):
-            self._was_congested = True
-            return True
-        return False
-
-    def watch(self, watcher: Watcher | None) -> None:
-        """Name the one watcher."""
-        self._watcher = watcher
-
-    def answer(self, status: int, headers: Headers, body: bytes, session_id: SessionId | None = None) -> None:
-        """Send one whole answer."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.answer(status, headers, body, session_id)
-
-    def start(self, status: int, headers: Headers, session_id: SessionId | None = None) -> None:
-        """Begin an answer in pieces; its head leaves with the first pieces, at the end of this turn."""
-        if self._connection is not None:
-            self._status = status
-            self._headers = headers
-            self._session_id = session_id
-            self._parts = []
-            self._connection.soon(self._open)
-
-    def write(self, data: bytes) -> None:
-        """Send body bytes."""
-        if self._parts is not None:
-            self._parts.append(data)
-            self._size += len(data)
-        elif self._connection is not None:
-            self._connection.write(data)
-
-    def finish(self) -> None:
-        """End the body as complete."""
-        connection, self._connection = self._connection, None
-        parts, self._parts = self._parts, None
-        if connection is None:
-            return
-        if parts is not None:
-            connection.answer(self._status, self._headers, b"".join(parts), self._session_id)
-        else:
-            connection.end()
-
-    def abort(self) -> None:
-        """Cut the connection without a last chunk."""
-        connection, self._connection = self._connection, None
-        self._parts = None
-        if connection is not None:
-            connection.abort()
-
-    def _open(self) -> None:
-        parts, self._parts = self._parts, None
-        if self._connection is None or parts is None:
-            return
-        self._connection.open(self._status, self._headers, self._session_id, b"".join(parts))
-        self._headers = []
-        self._size = 0
-        if self._was_congested and not self._connection.is_paused:
-            self.drained()
-
-    def fail(self) -> None:
-        """End an answer whose handler raised."""
-        if self._status:
-            self.abort()
-        else:
-            # The library's own words, so that it cannot be told which of the two served a request.
-            text = b"500 Internal Server Error\n\nServer got itself in trouble"
-            self.answer(500, [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close")], text)
-
-    def drained(self) -> None:
-        """The client reads again."""
-        if self._was_congested:
-            self._was_congested = False
-            if self._watcher is not None:
-                self._watcher.sink_drained()
-
-    def client_gone(self) -> None:
-        """The connection is lost."""
-        self._connection = None
-        self._parts = None
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.sink_closed()

@@ -125,12 +125,12 @@ class HttpServer:
         self._handle(Request(Head(request.method, request.raw_path, pairs), body), sink)
         try:
             response = await sink.drive()
-            if isinstance(protocol, _Connection):
-                protocol.answered()
-            return response
         except BaseException:  # whatever ends the handler, nobody reads the sink any more
             sink.client_gone()
             raise
+        if isinstance(protocol, _Connection):
+            protocol.answered()
+        return response
 
     async def _late_body(self, request: web.BaseRequest) -> bytes:
         """Read a body that did not come with its head, in a bounded time.

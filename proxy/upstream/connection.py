@@ -11,13 +11,14 @@ import re
 import select
 import socket
 from enum import Enum
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
 
 from proxy.core.headers import Headers
-from proxy.upstream.answers import BODILESS, KnownHeads
-from proxy.upstream.base import Loss, Receiver
+from proxy.upstream.answers import BODILESS
+from proxy.upstream.base import Loss
+from proxy.upstream.exchange import Pool, WireExchange
 from proxy.upstream.sockets import OUTGOING_PEER_TIMEOUT_SECONDS, watch_peer
 
 READ_BYTES = 262_144
@@ -42,63 +43,7 @@ class _Lane(Enum):
 
 
 class _StatusError(Exception):
-    """The status is none: below 100, which would be taken for an announcement that has a body."""
-
-
-class Pool(Protocol):
-    """Whom a connection tells, and what the connections of one upstream share."""
-
-    heads: KnownHeads
-
-    def opened(self, connection: "Connection") -> None:
-        """It is there."""
-
-    def rest(self, connection: "Connection") -> None:
-        """Its answer is whole and it can take another request."""
-
-    def closed(self, connection: "Connection") -> None:
-        """It is gone."""
-
-    def report(self, context: dict[str, object]) -> None:
-        """A receiver raised."""
-
-
-class WireExchange:
-    """One request under way. Fulfils `upstream.base.Exchange`."""
-
-    __slots__ = ("_is_paused", "connection", "is_over", "receiver")
-
-    def __init__(self, receiver: Receiver) -> None:
-        self.receiver = receiver
-        self.connection: Connection | None = None
-        self.is_over = False
-        self._is_paused = False
-
-    def abort(self) -> None:
-        """Cut it; the receiver hears nothing any more."""
-        self.is_over = True
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            connection.drop()
-
-    def pause(self) -> None:
-        """Stop reading the body."""
-        if not self._is_paused and self.connection is not None:
-            self._is_paused = True
-            self.connection.pause()
-
-    def resume(self) -> None:
-        """Go on reading."""
-        if self._is_paused and self.connection is not None:
-            self._is_paused = False
-            self.connection.resume()
-
-    def lost(self, loss: Loss, detail: str) -> None:
-        """End without a whole answer."""
-        if not self.is_over:
-            self.is_over = True
-            self.connection = None
-            self.receiver.on_lost(loss, detail)
+    """The status is none: below 100, or an announcement that llhttp does not know and reads a body behind."""
 
 
 class Connection(asyncio.Protocol):
@@ -282,7 +227,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
             if isinstance(error.__context__, _StatusError):
-                self._fail("the status is below 100")
+                self._fail("no status that an answer has")
                 return
             # A receiver raised: our own defect, not the upstream's, and the parser hides it.
             self._pool.report({"message": "receiver failed", "exception": error.__context__})
@@ -343,7 +288,7 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         assert parser is not None
         status = self._status = parser.get_status_code()
-        if status < 100:
+        if status < 100 or 103 < status < 200:
             raise _StatusError
         # Asked here: behind the body the parser has forgotten the head.
         self._is_persistent = parser.should_keep_alive()

@@ -17,7 +17,8 @@ from proxy.config import Upstream
 from proxy.core.headers import Block, Headers, render
 from proxy.upstream.answers import KnownHeads
 from proxy.upstream.base import Exchange, Loss, Receiver, UpstreamRequest
-from proxy.upstream.connection import Connection, WireExchange
+from proxy.upstream.connection import Connection
+from proxy.upstream.exchange import WireExchange
 from proxy.upstream.tls import client_context, failed_connection
 from proxy.wheel import Queue
 

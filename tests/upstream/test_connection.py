@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from proxy.upstream import connection as module
 from proxy.upstream.answers import KnownHeads
 from proxy.upstream.base import Loss
-from proxy.upstream.connection import MAX_HEAD_BYTES, Connection, WireExchange
+from proxy.upstream.connection import MAX_HEAD_BYTES, Connection
+from proxy.upstream.exchange import WireExchange
 from proxy.upstream.sockets import OUTGOING_PEER_TIMEOUT_SECONDS
 from support.raw_server import Heard, chunk, chunked, ok
 
