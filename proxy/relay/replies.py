@@ -25,6 +25,8 @@ _STREAM_NAMES = frozenset({"content-type", "cache-control", "x-accel-buffering"}
 
 def stream_headers(upstream: Headers = _STREAM) -> Headers:
     """Return the head of an event stream: the upstream's own headers where there are any, and what SSE needs."""
+    if not upstream:
+        return _STREAM
     if type(upstream) is not Block:
         return _stream_headers(upstream)
     if upstream.streamed is None:

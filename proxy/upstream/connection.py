@@ -15,7 +15,7 @@ from typing import cast
 
 import httptools
 
-from proxy.core.headers import Headers
+from proxy.core.headers import Block, Headers, get
 from proxy.upstream.answers import BODILESS
 from proxy.upstream.base import Loss
 from proxy.upstream.exchange import Pool, WireExchange
@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         "_has_head",
         "_has_length",
         "_headers",
+        "_is_chunked",
         "_is_complete",
         "_is_in_chunk",
         "_is_informational",
@@ -88,6 +89,7 @@ class Connection(asyncio.Protocol):
         self._is_muted = False
         """llhttp is told a head that the receiver knows."""
         self._is_in_chunk = False
+        self._is_chunked = False
         self._headers: Headers = []
         self._status = 0
         self._bodiless_size = 0
@@ -146,7 +148,12 @@ class Connection(asyncio.Protocol):
             # Not seen before; or with bytes behind the answer, which are the parser's to judge.
             self._learning = key
             self._lane = _Lane.PARSER
+            self._is_chunked = False
             self._parse(data)
+            if self._is_chunked:
+                # Its head is known now, and the parser is needed for this answer no more than for the next.
+                self._is_muted = True
+                self._leave_parser(data)
             return
         self._has_head = self._has_length = True
         self._status = head.status
@@ -209,8 +216,11 @@ class Connection(asyncio.Protocol):
             self._is_muted = True
             self._parser.feed_data(_CHUNKED_HEAD)
         self._parse(data)
+        self._leave_parser(data)
+
+    def _leave_parser(self, data: bytes) -> None:
         if self._exchange is not None and not self._is_in_chunk and data.endswith(b"\r\n"):
-            # The parser stands between two chunks, and so do we.
+            # It stands between two chunks, and so do we.
             self._lane = _Lane.CHUNKS
 
     def _parse(self, data: bytes) -> None:
@@ -299,6 +309,7 @@ class Connection(asyncio.Protocol):
         if self._learning is not None:
             self._headers = self._pool.heads.learn(self._learning, status, self._headers, self._is_persistent)
             self._learning = None
+            self._is_chunked = type(self._headers) is Block and get(self._headers, "Content-Length") is None
         exchange = self._exchange
         if exchange is not None and not exchange.is_over and not self._is_informational:
             exchange.receiver.on_head(status, self._headers)
