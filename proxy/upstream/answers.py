@@ -43,7 +43,8 @@ class KnownHeads:
     def find(self, data: bytes) -> Found | None:
         """Look for the head that *data* begins with; None where it does not end there or its length is odd."""
         end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
+        # llhttp forgives line ends in front of an answer: an empty line there is not the head's end.
+        if end < 4 or not data.startswith(b"HTTP/1."):
             return None
         at = data.find(_LENGTHS[0], 0, end)
         if at < 0:
@@ -71,7 +72,8 @@ class KnownHeads:
                 is_chunked = is_chunked or (lower == "transfer-encoding" and value.lower() == "chunked")
                 if lower == "upgrade":
                     return headers
-        is_counted = lengths == 1 and not codings
+        # A length in a spelling that `find` does not know would be taken for none.
+        is_counted = lengths == 1 and not codings and any(name + b"\r\n" in key for name in _LENGTHS)
         if status < 200 or status in BODILESS or not (is_counted or (is_chunked and codings == 1 and not lengths)):
             return headers
         if len(self._heads) >= MAX_HEADS:
