@@ -20,6 +20,8 @@ _STREAM = Block(
         ("X-Accel-Buffering", "no"),
     ]
 )
+_ACCEPTED = Block()
+_DELETED = Block()
 _STREAM_NAMES = frozenset({"content-type", "cache-control", "x-accel-buffering"})
 
 
@@ -60,7 +62,12 @@ def report_all(sink: Sink, reason: str, ids: tuple[RequestId, ...], *, is_batch:
 
 def accepted(sink: Sink) -> None:
     """Answer 202: the proxy takes responsibility for the notification or response (semantics 23)."""
-    sink.answer(202, [], b"")
+    sink.answer(202, _ACCEPTED, b"")
+
+
+def deleted(sink: Sink) -> None:
+    """Answer that a session is over."""
+    sink.answer(200, _DELETED, b"")
 
 
 def observe_rejected(observer: Observer, reason: str) -> None:

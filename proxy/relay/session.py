@@ -28,6 +28,7 @@ from proxy.core.session import (
     rest,
 )
 from proxy.observe import hooks
+from proxy.relay import replies
 from proxy.relay.binder import Binder
 from proxy.relay.call import Call
 from proxy.relay.context import Context
@@ -132,7 +133,7 @@ class SessionRelay:
         # The live request's credentials, so that the upstream lets itself be told.
         self.credentials = self.ctx.forward(request.head)
         self.close(CloseReason.DELETED)
-        sink.answer(200, [], b"")
+        replies.deleted(sink)
 
     # -- headers
 
