@@ -1,1 +1,1 @@
-"""The client side of the proxy: `listener.py` sorts requests, `server.py` speaks HTTP through aiohttp."""
+"""The client side of the proxy: `listener.py` sorts requests, `wire.py` speaks usual HTTP, `server.py` all of it."""

@@ -1,1 +1,1 @@
-"""The server side of the proxy: `base.py` is the contract, `http.py` speaks it over aiohttp, `recovery.py` waits."""
+"""The server side of the proxy: `base.py` is the contract, `wire.py` and `http.py` fulfil it, `recovery.py` waits."""
