@@ -1,8 +1,8 @@
 """A decoder that gives a large frame away in parts before its end is there (semantics 28).
 
 Owns when a frame is offered and what its parts are. Must not know what data means: whether to take the offer is the
-caller's judgement. Invariant: what stands in front (`sse.head`), the parts and what closes the frame (`closing`) decode
-to the frame that a plain `Decoder` would have returned whole, wherever the chunks were cut.
+caller's judgement. Invariant: what stands in front (`sse.head`), the parts, what follows them (`lines_behind`) and
+`sse.closing` decode to the frame that a plain `Decoder` would have returned whole, wherever the chunks were cut.
 
 The items that `feed` returns for a frame that is cut through: `Beginning`, always the last of its list; after `cut()`
 any number of `Part`; one `Ending`. Whole frames come before the one and after the other, never between.
@@ -136,10 +136,10 @@ class CuttingDecoder(Decoder):
         self._is_cut = self._is_passing = False
 
 
-def closing(beginning: Beginning, ending: Ending) -> bytes:
-    """Write what ends on the wire a frame whose head was written for *beginning*."""
+def lines_behind(beginning: Beginning, ending: Ending) -> bytes:
+    """Write the lines that follow the data line of a frame whose head was written for *beginning*."""
     lines = (ending.data or b"").replace(b"\n", b"\ndata: ")
     # A later event line counts, and an empty one means that there is no event.
     if ending.event != beginning.event:
         lines += b"\nevent: " + ending.event
-    return lines + b"\n\n"
+    return lines

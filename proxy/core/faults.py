@@ -131,7 +131,7 @@ _ROWS = (
     Fault(
         "answer_too_large", 200, UNUSABLE, "unknown",
         "the server's answer is larger than the proxy passes on",
-        "a body or a frame above `upstream.max_message_bytes`",
+        "a body or a frame above `upstream.max_message_bytes`, or one that the process has no room for",
     ),
     Fault(
         "answer_unusable", 200, UNUSABLE, "unknown",

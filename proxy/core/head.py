@@ -61,8 +61,8 @@ class Head:
         self._bound: Block | None = None
         self._bound_to: UpstreamSessionId | None = None
 
-    def of(self, session_id: str, last_event_id: str | None = None) -> "Head":
-        """Return the same head with another session id and cursor in the place of its own."""
+    def of(self, session_id: str | None, last_event_id: str | None = None) -> "Head":
+        """Return the same head with another session id and cursor in the place of its own, where it has them."""
         other = Head.__new__(Head)
         other.method = self.method
         other.path = self.path

@@ -28,13 +28,24 @@ class Entry(msgspec.Struct, gc=False):
 
     offset: Offset
     wire: bytes
+    """All of it, or the beginning of a large one."""
     upstream_id: bytes | None
     """The upstream's event id of this frame, opaque; None if it gave none."""
+    size: int
+    """Of all of it, in bytes."""
+    rest: tuple[bytes, ...] = ()
+    """What follows in a large one: never joined, so that a large message is held and sent without a copy."""
 
     @property
-    def payload(self) -> bytes:
-        """Everything behind the id line: equal payloads under one upstream id are one frame sent twice."""
-        return self.wire[self.wire.index(b"\n") :]
+    def parts(self) -> tuple[bytes, ...]:
+        """The bytes in the pieces in which they are kept."""
+        return (self.wire, *self.rest)
+
+    @property
+    def frame(self) -> sse.Frame:
+        """What the bytes say, with the id that this proxy has given."""
+        (frame,) = sse.Decoder(self.size).feed(b"".join(self.parts))
+        return frame
 
 
 class Tombstone(msgspec.Struct, gc=False):
@@ -52,7 +63,21 @@ class Reader(Protocol):
         """Entries were committed or the stream is complete: send what is new."""
 
     def replaced(self) -> None:
-        """Another reader has taken the stream over: end cleanly."""
+        """Another reader has taken the stream over: end, cleanly where a frame ends."""
+
+    # -- a frame that is passed on before its end is there (semantics 28)
+
+    def enter(self, head: bytes) -> bool:
+        """Send the beginning of a frame, whose id comes last; False to be given the entry whole, once it is one."""
+
+    def pass_on(self, part: bytes) -> None:
+        """Send more of it."""
+
+    def passed(self, closing: bytes, offset: Offset) -> None:
+        """Send the end of it, which is an entry now."""
+
+    def broken_off(self) -> None:
+        """Cut the connection: the end will not come."""
 
 
 class Stream:
@@ -101,7 +126,7 @@ class Stream:
             self.entries = deque()
         self.entries.append(entry)
         self.last = entry.offset
-        self.size += len(entry.wire)
+        self.size += entry.size
 
     def drop_oldest(self) -> int:
         """Forget the oldest entry and return its bytes; raises the floor. 0 when nothing is retained."""
@@ -109,9 +134,15 @@ class Stream:
             return 0
         entry = self.entries.popleft()
         self.floor = entry.offset
-        size = len(entry.wire)
+        size = entry.size
         self.size -= size
         return size
+
+    def skip(self, offset: Offset) -> None:
+        """Take note of an entry that is too large to be retained: as if it were appended and all were dropped."""
+        self.entries = None
+        self.size = 0
+        self.floor = self.last = offset
 
     def after(self, offset: Offset, committed: Offset) -> list[Entry]:
         """Return what follows *offset* up to *committed*, oldest first; the caller has checked `has_gap`."""
@@ -143,5 +174,6 @@ class Stream:
         """Tell whether a frame with this upstream id and payload is retained, so that a repeat can be dropped."""
         if frame.id is None or frame.data is None:
             return False
-        payload = Entry(self.last, sse.encode(b"", frame.event, frame.data), None).payload
-        return any(entry.upstream_id == frame.id and entry.payload == payload for entry in reversed(self.entries or ()))
+        # The id first: it tells most of them apart, and reading a large entry is dear.
+        same_id = (entry.frame for entry in reversed(self.entries or ()) if entry.upstream_id == frame.id)
+        return any((found.event, found.data) == (frame.event, frame.data) for found in same_id)

@@ -30,7 +30,8 @@ _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 _SMALL_FRAME_BYTES: Final = 2048
 _SMALL_PIECE_BYTES: Final = 4096
 # From here on a copy that is spared is worth more than the look whether it can be.
-_LARGE_BLOCK_BYTES: Final = 65_536
+LARGE_BYTES: Final = 65_536
+"""Larger data is not copied to be written."""
 # Far above any wait that makes sense, far below the length that int() refuses.
 _MAX_RETRY_DIGITS: Final = 15
 
@@ -104,6 +105,12 @@ class Decoder:
         """
         if self._irregular or b"\r" in chunk:
             chunk = self._normalise(chunk)
+        elif not self._pieces:
+            # Nearly every chunk is one frame and nothing else.
+            match = _COMMON(chunk, 0, _SMALL_FRAME_BYTES)
+            if match is not None and match.end() == len(chunk) <= self._max:
+                first_id, event, second_id, data = match.groups()
+                return [Frame(data, first_id if second_id is None else second_id, event or b"")]
         frames: list[Frame] = []
         start, end = 0, len(chunk)
         longest = self._max + len(_BLANK_LINE)
@@ -188,7 +195,7 @@ class Decoder:
                 return len(chunk)
         self._pieces.append(chunk[:blank])
         self._size += blank
-        frame = self._join_line() if self._size - self._gone > _LARGE_BLOCK_BYTES else None
+        frame = self._join_line() if self._size - self._gone > LARGE_BYTES else None
         if frame is not None:
             frames.append(frame)
         else:
@@ -327,20 +334,30 @@ def encode(event_id: str | bytes, event: bytes, data: bytes) -> bytes:
     return b"id: %b\ndata: %b\n\n" % (event_id, data)
 
 
+def encode_at(start: bytes, offset: int, event: bytes, data: bytes) -> bytes:
+    """Write one frame whose event id is *start* and the digits of *offset*: `encode`, in one step where that can be."""
+    if event and b"\n" not in data and b"\r" not in data:
+        return b"id: %b%d\nevent: %b\ndata: %b\n\n" % (start, offset, event, data)
+    return encode(b"%b%d" % (start, offset), event, data)
+
+
 def encode_parts(event_id: str | bytes, event: bytes, data: bytes) -> tuple[bytes, ...]:
     """Write one frame as parts that together are `encode`'s bytes, without a copy of large data."""
-    if len(data) <= _LARGE_BLOCK_BYTES:
+    if len(data) <= LARGE_BYTES:
         return (encode(event_id, event, data),)
-    return head(event_id, event), _data_lines(data), _BLANK_LINE
-
-
-def head(event_id: str | bytes, event: bytes) -> bytes:
-    """Write what stands in front of a frame's data."""
     if isinstance(event_id, str):
         event_id = event_id.encode()
-    if event:
-        return b"id: %b\nevent: %b\ndata: " % (event_id, event)
-    return b"id: %b\ndata: " % event_id
+    return b"id: %b\n%b" % (event_id, head(event)), _data_lines(data), _BLANK_LINE
+
+
+def head(event: bytes) -> bytes:
+    """Write what stands in front of a frame's data where the id follows behind it."""
+    return b"event: %b\ndata: " % event if event else b"data: "
+
+
+def closing(lines: bytes, event_id: bytes) -> bytes:
+    """Write what ends a frame that began with `head`: further lines, each with an LF in front, and the id."""
+    return b"%b\nid: %b\n\n" % (lines, event_id)
 
 
 def _data_lines(data: bytes) -> bytes:

@@ -4,8 +4,8 @@ Owns the attempts at the upstream and what the client is told of each request id
 connection drops. Knows no HTTP library and no rule: what an outcome means is `core.exchange`'s table. Invariant:
 every request id gets exactly one answer, or the client is told why there is none.
 
-Longer than the guide: both sides of one call share its state at every step, and a call is the hot path, where one
-object less is a microsecond. What stands apart is apart: waiting (`patience`), resuming (`resumption`).
+Longer than the guide: both sides of one call share its state at every step, and on this path an object less is a
+microsecond. What stands apart is apart: waiting (`patience`), resuming (`resumption`), large responses (`cutting`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.core import exchange, faults, jsonrpc, sse
 from proxy.core import headers as h
+from proxy.core.cut import CuttingDecoder, Ending, Part
 from proxy.core.edge import Sink
 from proxy.core.exchange import Action, CallState, Outcome
 from proxy.core.head import Head
@@ -22,7 +23,9 @@ from proxy.core.ids import Generation, RequestId
 from proxy.core.jsonrpc import Envelope, Kind
 from proxy.core.session import BindingState
 from proxy.relay import replies
+from proxy.relay.cutting import Cutting, begin
 from proxy.relay.patience import Patience
+from proxy.relay.remembering import REMEMBERED, remember
 from proxy.relay.resumption import Resumption
 from proxy.upstream.base import Exchange, Loss
 
@@ -35,51 +38,25 @@ if TYPE_CHECKING:
 
 CANCEL_SECONDS = 5.0
 """How long a cancelled call may still be answered."""
-_OUTCOMES = {
-    Loss.REFUSED: Outcome.REFUSED,
-    Loss.NOT_SENT: Outcome.NOT_SENT,
-    Loss.BROKEN: Outcome.BROKEN,
-}
+HELD_FROM = 65_536  # a plain answer larger than this counts in the budget while it comes
+_OUTCOMES = {Loss.REFUSED: Outcome.REFUSED, Loss.NOT_SENT: Outcome.NOT_SENT, Loss.BROKEN: Outcome.BROKEN}
+# A member costs ten times a global, and a call asks for a dozen.
+_WAITING, _SENT, _DONE = CallState.WAITING, CallState.SENT, CallState.DONE
+_STREAMING, _RESUMING, _BOUND = CallState.STREAMING, CallState.RESUMING, BindingState.BOUND
+_NOTIFICATION, _RESPONSE, _PLAIN = Kind.NOTIFICATION, Kind.RESPONSE, Body.PLAIN
 _SENDS_AGAIN = frozenset({Action.RETRY, Action.REBUILD, Action.WAIT})
-_AWAITING = frozenset({CallState.SENT, CallState.STREAMING, CallState.RESUMING})
-# Requests whose success a rebuild must repeat; their answers are looked at, no others.
-_REMEMBERED = frozenset({"resources/subscribe", "resources/unsubscribe", "logging/setLevel"})
+_AWAITING = frozenset({_SENT, _STREAMING, _RESUMING})
 
 
 class Call:
     """One POST under way. Fulfils `upstream.base.Receiver` and `core.edge.Watcher`."""
 
     __slots__ = (
-        "_answer_headers",
-        "_asked",
-        "_body",
-        "_buffer",
-        "_can_stream",
-        "_cancelling",
-        "_carried_id",
-        "_decoder",
-        "_exchange",
-        "_head",
-        "_ids",
-        "_is_batch",
-        "_method",
-        "_patience",
-        "_pause",
-        "_rebuilt",
-        "_relay",
-        "_resumptions",
-        "_sink",
-        "_size",
-        "_start",
-        "_status",
-        "_stream",
-        "correlation_id",
-        "generation",
-        "is_cancelled",
-        "last_bytes",
-        "state",
-        "unanswered",
-    )
+        "_answer_headers", "_asked", "_body", "_buffer", "_can_stream", "_cancelling", "_carried_id", "_cutting",
+        "_decoder", "_exchange", "_head", "_held", "_ids", "_is_batch", "_method", "_patience", "_pause", "_rebuilt",
+        "_relay", "_resumptions", "_sink", "_size", "_start", "_status", "_stream", "correlation_id", "generation",
+        "is_cancelled", "last_bytes", "state", "unanswered",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -104,7 +81,7 @@ class Call:
         self._head = head
         self.correlation_id = correlation_id
         self._sink: Sink | None = sink
-        self.state = CallState.WAITING
+        self.state = _WAITING
         self.generation = Generation(0)
         self._can_stream = False
         self._carried_id = False
@@ -116,7 +93,9 @@ class Call:
         self._answer_headers: Headers = []
         self._buffer: list[bytes] | None = None
         self._size = 0
-        self._decoder: sse.Decoder | None = None
+        self._held = 0
+        self._decoder: CuttingDecoder | None = None
+        self._cutting: Cutting | None = None
         self._resumptions: Resumption | None = None
         self._stream: Stream | None = None
         self._start: Offset | None = None
@@ -137,7 +116,7 @@ class Call:
             self._sink.watch(self)
         if can_stream:
             relay.ctx.upgrades.add(self)
-        if relay.session.binding.state is BindingState.BOUND:
+        if relay.session.binding.state is _BOUND:
             self.send()
         else:
             relay.binder.demand(self)
@@ -148,8 +127,7 @@ class Call:
         return self._relay.ctx.forward(self._head)
 
     @property
-    def _resumption(self) -> Resumption:
-        # Most calls are answered by no stream.
+    def _resumption(self) -> Resumption:  # made late: most calls are answered by no stream
         if self._resumptions is None:
             self._resumptions = Resumption()
         return self._resumptions
@@ -165,7 +143,7 @@ class Call:
 
     def runs_in(self, generation: Generation) -> bool:
         """Tell whether the call may be running in that upstream session: one that waits or was refused does not."""
-        return self.generation == generation and self.state not in (CallState.WAITING, CallState.PROBING)
+        return self.generation == generation and self.state not in (_WAITING, CallState.PROBING)
 
     def is_same(self, body: bytes) -> bool:
         """Tell whether a POST with an id in flight is the same request again (semantics 21)."""
@@ -196,7 +174,7 @@ class Call:
 
     def due(self) -> None:
         """Give the client a stream, as the answer takes long; or cut an answered call's, which takes long to end."""
-        if self.state is CallState.DONE:
+        if self.state is _DONE:
             self._cut_upstream()
         else:
             self._open_stream([])
@@ -215,36 +193,27 @@ class Call:
 
     def queued(self) -> None:
         """Start the bounded wait for the upstream; later waits of the same call share its end."""
-        self.state = CallState.WAITING
+        self.state = _WAITING
         self._have_patience().begin()
 
-    def _have_patience(self) -> Patience:
-        # Most calls never wait.
+    def _have_patience(self) -> Patience:  # made late: most calls never wait
         if self._patience is None:
             ctx = self._relay.ctx
-            self._patience = Patience(ctx.clock, ctx.recovery, ctx.upstream.rebuild_wait_seconds, self._waited)
+            self._patience = Patience(
+                ctx.clock, ctx.recovery, ctx.upstream.rebuild_wait_seconds, lambda: self.fail("unreachable")
+            )
         return self._patience
-
-    def _end_patience(self) -> None:
-        if self._patience is not None:
-            self._patience.end()
-
-    def _reachable(self) -> None:
-        self._relay.binder.demand(self)
-
-    def _waited(self) -> None:
-        self.fail("unreachable")
 
     def send(self) -> None:
         """Send the request in the present upstream session."""
-        if self.state is CallState.DONE:
+        if self.state is _DONE:
             return
         if self._patience is not None:
             self._patience.end()
         relay = self._relay
         binding = relay.session.binding
         self.generation = binding.generation
-        self.state = CallState.SENT
+        self.state = _SENT
         self._carried_id = binding.upstream_id is not None
         ctx = relay.ctx
         self.last_bytes = ctx.clock.now()
@@ -253,7 +222,6 @@ class Call:
 
     def refuse(self, refusal: Refusal) -> None:
         """End the wait: no upstream session can be had for this call."""
-        self._end_patience()
         if refusal.status is not None and self._sink is not None:
             # The upstream's own 401 or 403, to the request whose credentials it refused.
             sink, self._sink = self._sink, None
@@ -268,14 +236,14 @@ class Call:
     def on_head(self, status: int, headers: Headers) -> None:
         """The answer begins."""
         self._status = status
-        kind = h.body_of(headers) if 200 <= status < 300 else Body.PLAIN
-        if self.state is CallState.RESUMING:
-            if kind is Body.PLAIN:
+        kind = h.body_of(headers) if 200 <= status < 300 else _PLAIN
+        if self.state is _RESUMING:
+            if kind is _PLAIN:
                 self._cut_upstream()
                 self._resume_refused(status)
                 return
             self._resumption.is_resumed = True
-        elif kind is Body.PLAIN:
+        elif kind is _PLAIN:
             self._answer_headers = headers
             self._buffer = []
             return
@@ -283,9 +251,9 @@ class Call:
             self._cut_upstream()
             self.fail("answer_unusable")
             return
-        self.state = CallState.STREAMING
+        self.state = _STREAMING
         self.last_bytes = self._relay.ctx.clock.now()
-        self._decoder = sse.Decoder(self._relay.ctx.upstream.max_message_bytes)
+        self._decoder = CuttingDecoder(self._relay.ctx.upstream.max_message_bytes)
         self._relay.accepted(self.headers)
         self._open_stream(h.forward_response(headers))
 
@@ -300,27 +268,45 @@ class Call:
                 self.fail("answer_too_large")
                 return
             for frame in frames:
-                if self.state is CallState.DONE:
+                if self.state is _DONE:
                     return
-                self._frame(frame)
+                if type(frame) is sse.Frame:
+                    self._frame(frame)
+                else:
+                    self._in_parts(frame)
         elif self._buffer is not None:
             self._buffer.append(data)
             self._size += len(data)
-            if self._size > self._relay.ctx.upstream.max_message_bytes:
-                self._cut_upstream()
-                self.fail("answer_too_large")
+            if self._size > HELD_FROM or self._size > self._relay.ctx.upstream.max_message_bytes:
+                self._hold_answer()
+
+    def _hold_answer(self) -> None:
+        ctx = self._relay.ctx
+        more = self._size - self._held
+        if self._size > ctx.upstream.max_message_bytes or not ctx.budget.has_room(more):
+            self._cut_upstream()
+            self.fail("answer_too_large")
+        else:
+            self._held = self._size
+            ctx.budget.hold(more)
+
+    def _forget_answer(self) -> None:
+        self._buffer = None
+        self._size = 0
+        if self._held:
+            self._relay.ctx.budget.release(self._held)
+            self._held = 0
 
     def on_end(self, proven: bool) -> None:
         """The answer is over."""
         self._exchange = None
-        if self.state is CallState.DONE:
+        if self.state is _DONE:
             self._relay.ctx.lingers.discard(self)
         elif self._decoder is not None:
             self._stream_ended(is_clean=proven and self._decoder.is_at_boundary)
         elif self._buffer is not None:
             body = b"".join(self._buffer)
-            self._buffer = None
-            self._size = 0
+            self._forget_answer()
             # A body delimited by the close alone may be cut: only whole JSON proves it whole.
             if proven or not body or self._status >= 300 or jsonrpc.classify(body).kind is not Kind.OPAQUE:
                 self._answered(body)
@@ -330,12 +316,12 @@ class Call:
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""
         self._exchange = None
-        self._buffer = None
-        if self.state is CallState.DONE:
+        self._forget_answer()
+        if self.state is _DONE:
             self._relay.ctx.lingers.discard(self)
-        elif self.state is CallState.STREAMING:
+        elif self.state is _STREAMING:
             self._stream_ended(is_clean=False)
-        elif self.state is CallState.RESUMING:
+        elif self.state is _RESUMING:
             if loss is Loss.REFUSED:
                 self._relay.binder.refused(self.generation)
                 self.fail("stream_broken")
@@ -352,7 +338,7 @@ class Call:
             # ANSWERED, which is relayed whatever else holds: the tables are asked about everything else.
             self._relay_answer(body)
             return
-        has_jsonrpc_body = status >= 500 and jsonrpc.classify(body).kind is Kind.RESPONSE
+        has_jsonrpc_body = status >= 500 and jsonrpc.classify(body).kind is _RESPONSE
         self._decide(
             exchange.classify_status(status, carried_id=self._carried_id, has_jsonrpc_body=has_jsonrpc_body),
             body,
@@ -374,8 +360,8 @@ class Call:
                 self._rebuilt = True
             relay.binder.lose_for(self, self.generation, outcome.name.lower())
         elif action is Action.WAIT:
-            self.state = CallState.WAITING
-            self._have_patience().until_reachable(self._reachable)
+            self.state = _WAITING
+            self._have_patience().until_reachable(lambda: relay.binder.demand(self))
         elif action is Action.PROBE:
             self.state = CallState.PROBING
             relay.probe.confirm(self.generation, lambda is_lost: self._probed(is_lost, body))
@@ -398,8 +384,8 @@ class Call:
         status = self._status
         if status < 300:
             self._relay.accepted(self.headers)
-            if self._method in _REMEMBERED and not jsonrpc.classify(body).is_error:
-                self._remember()
+            if self._method in REMEMBERED and not jsonrpc.classify(body).is_error:
+                remember(self._relay, self._method, self._body, self.correlation_id)
         if self._stream is None and status < 300 and (status in (202, 204) or not body):
             # It says nothing of the request, and the client would wait for an answer for ever.
             self.fail("answer_unusable", http_status=status)
@@ -411,7 +397,7 @@ class Call:
                 self._relay.answer(sink, status, self._answer_headers, body)
         elif status < 300:
             envelope = jsonrpc.classify(body)
-            if envelope.kind is Kind.RESPONSE and envelope.id in self.unanswered:
+            if envelope.kind is _RESPONSE and envelope.id in self.unanswered:
                 self._respond(envelope, b"message", body, None)
             else:
                 self.fail("answer_unusable", http_status=status)
@@ -419,18 +405,6 @@ class Call:
             # The event stream has begun, so the status can only be told inside it (semantics 19).
             reason = "http_error" if status >= 500 else "http_status"
             self.fail(reason, http_status=status, body=body[:2048].decode("utf-8", "replace"))
-
-    def _remember(self) -> None:
-        if self._method == "logging/setLevel":
-            self._relay.session.log_level = jsonrpc.log_level(self._body)
-            return
-        uri = jsonrpc.resource_uri(self._body)
-        if uri is None:
-            return
-        if self._method == "resources/unsubscribe":
-            self._relay.session.unsubscribe(uri)
-        elif not self._relay.session.subscribe(uri, self._relay.ctx.session.max_subscriptions):
-            self._relay.reject("too_many_subscriptions", self.correlation_id)
 
     # -- frames
 
@@ -444,7 +418,11 @@ class Call:
         if resumption.is_resumed and stream.holds(frame):
             return
         envelope = jsonrpc.classify(data)
-        if envelope.kind is Kind.RESPONSE:
+        kind = envelope.kind
+        if kind is _NOTIFICATION:
+            if resumption.is_resumed and resumption.is_stale(stream, data):
+                return
+        elif kind is _RESPONSE:
             if envelope.id in self.unanswered:
                 self._respond(envelope, frame.event, data, frame.id)
                 return
@@ -452,16 +430,13 @@ class Call:
             # mixes into a resumed stream. A response without an id can only be about this stream.
             if envelope.id is not None:
                 return
-        elif envelope.kind is Kind.REQUEST:
+        elif kind is Kind.REQUEST:
             data = self._relay.admit(envelope, data, self.generation)
             if resumption.is_resumed and stream.holds(sse.Frame(data, frame.id, frame.event)):
                 return
-        elif envelope.kind is Kind.NOTIFICATION:
-            if resumption.is_resumed and resumption.is_stale(stream, data):
-                return
-        elif envelope.kind is Kind.BATCH:
+        elif kind is Kind.BATCH:
             for member, _ in jsonrpc.split_batch(data):
-                if member.kind is Kind.RESPONSE and member.id is not None:
+                if member.kind is _RESPONSE and member.id is not None:
                     self.unanswered.pop(member.id, None)
             data = self._relay.admit_batch(data, self.generation)
         self._relay.log.append(stream, frame.event, data, frame.id, terminal=not self.unanswered)
@@ -472,14 +447,41 @@ class Call:
         if self._stream is None or envelope.id is None:
             return
         del self.unanswered[envelope.id]
-        if self._method in _REMEMBERED and not envelope.is_error:
-            self._remember()
+        if self._method in REMEMBERED and not envelope.is_error:
+            remember(self._relay, self._method, self._body, self.correlation_id)
         self._relay.log.append(self._stream, event, data, upstream_id, terminal=not self.unanswered)
         if not self.unanswered:
             self._done()
 
-    def _stream_ended(self, *, is_clean: bool) -> None:
+    def _in_parts(self, item: sse.Frame) -> None:
+        """Take a piece of a large frame; a response goes to the client before its end is there (semantics 28)."""
+        under_way, stream = self._cutting, self._stream
+        if under_way is not None and isinstance(item, Part):
+            under_way.add(item.data or b"")
+        elif under_way is not None and isinstance(item, Ending):
+            self._cutting = None
+            whole = under_way.end(item, self.unanswered)
+            if whole is not None:
+                self._frame(whole)
+            elif under_way.is_lost:
+                self.fail_silent("answer_too_large")
+            else:
+                self._resumption.note(item)
+                if not self.unanswered:
+                    self._done()
+        # A client without an event id could not come back if this broke off.
+        elif stream is not None and stream.delivered != self._start and self._method not in REMEMBERED:
+            log, is_resumed = self._relay.log, self._resumption.is_resumed
+            self._cutting = begin(self._decoder, item, log, stream, self.unanswered, is_resumed=is_resumed)
+
+    def _break_off(self) -> None:
         self._decoder = None
+        if self._cutting is not None:
+            self._cutting.drop()
+            self._cutting = None
+
+    def _stream_ended(self, *, is_clean: bool) -> None:
+        self._break_off()
         if self.is_cancelled:
             self.fail("cancelled")
         else:
@@ -493,13 +495,13 @@ class Call:
         if delay is None or not self._relay.binder.is_bound(self.generation):
             self.fail("stream_broken")
             return
-        self.state = CallState.RESUMING
+        self.state = _RESUMING
         self._pause = ctx.clock.call_later(delay, self._resume)
 
     def _resume(self) -> None:
         self._pause = None
         relay = self._relay
-        if self.state is not CallState.RESUMING:
+        if self.state is not _RESUMING:
             return
         request = self._resumption.request(relay.own_headers(is_get=True))
         if request is None:
@@ -516,9 +518,9 @@ class Call:
         One server's event store replays what it has and never sends what comes later on a resumed stream.
         """
         resumption = self._resumption
-        if self.state is CallState.STREAMING and resumption.is_resumed and resumption.is_possible:
+        if self.state is _STREAMING and resumption.is_resumed and resumption.is_possible:
             self._cut_upstream()
-            self.state = CallState.RESUMING
+            self.state = _RESUMING
             self._resume()
 
     def _resume_refused(self, status: int) -> None:
@@ -536,32 +538,24 @@ class Call:
     def cancel(self) -> bool:
         """Note the client's cancel; True when the upstream must be told as well."""
         self.is_cancelled = True
-        if self.state is CallState.WAITING:
+        if self.state is _WAITING:
             self.fail("cancelled_unsent")
             return False
         # Many servers neither answer a cancelled call nor end its stream, and its id must become free (semantics 4).
-        self._cancelling = self._relay.ctx.clock.call_later(CANCEL_SECONDS, self._cancel_now)
+        self._cancelling = self._relay.ctx.clock.call_later(CANCEL_SECONDS, lambda: self.fail_silent("cancelled"))
         return True
-
-    def _cancel_now(self) -> None:
-        self.fail_silent("cancelled")
 
     def fail(self, reason: str, **data: Any) -> None:
         """Answer every open request id with a row of the fault table."""
-        if self.state is CallState.DONE:
+        if self.state is _DONE:
             return
         self._relay.told(reason, self.correlation_id)
         ids = tuple(self.unanswered)
         stream = self._stream
         if stream is not None:
             for position, request_id in enumerate(ids, start=1):
-                self._relay.log.append(
-                    stream,
-                    b"message",
-                    faults.body(reason, request_id, **data),
-                    None,
-                    terminal=position == len(ids),
-                )
+                body = faults.body(reason, request_id, **data)
+                self._relay.log.append(stream, b"message", body, None, terminal=position == len(ids))
         sink, self._sink = self._sink, None
         self.unanswered.clear()
         self._done()
@@ -575,14 +569,14 @@ class Call:
         self.fail(reason)
 
     def _cut_upstream(self) -> None:
-        self._decoder = None
-        self._buffer = None
+        self._break_off()
+        self._forget_answer()
         if self._exchange is not None:
             self._exchange.abort()
             self._exchange = None
 
     def _done(self) -> None:
-        self.state = CallState.DONE
+        self.state = _DONE
         relay = self._relay
         ctx = relay.ctx
         if self._can_stream:

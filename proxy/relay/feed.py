@@ -1,8 +1,9 @@
 """The only writer of a session's SSE bodies: it tails one stream from a position into one sink.
 
 Owns its position and the bounds of a slow reader. Knows no upstream. First delivery, replay and going live again are
-the same code: what lies after the position is sent, then the log's next call sends the next. Invariant: entries go
-out once each, in order, without a hole; where that is impossible the connection is cut.
+the same code: what lies after the position is sent, then the log's next call sends the next. Invariants: entries go
+out once each, in order, without a hole; where that is impossible the connection is cut. Nothing else goes out between
+the parts of a large frame that is sent before its end is there.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from proxy.core.edge import Sink
 from proxy.core.headers import Headers
 from proxy.core.ids import Offset, SessionId
 from proxy.core.replay import Entry, Stream
-from proxy.relay.wheel import Wheel
 from proxy.store.base import StreamLog
+from proxy.wheel import Wheel
 
 BATCH_BYTES = 262_144
 """Replayed at one go before the sink is asked again whether it keeps up."""
@@ -27,6 +28,7 @@ class Feed:
     __slots__ = (
         "_config",
         "_heartbeats",
+        "_is_half_sent",
         "_is_quiet",
         "_lag_bytes",
         "_lag_events",
@@ -58,6 +60,8 @@ class Feed:
         self._heartbeats = heartbeats
         self._on_detach: Callable[[Feed, str], None] | None = on_detach
         """Called once with the reason: "" for an end on purpose, else why the connection was cut."""
+        self._is_half_sent = False
+        """Whether the client has the beginning of a frame whose end the log does not have yet."""
         self._is_quiet = False
         self._lag_events = 0
         self._lag_bytes = 0
@@ -98,21 +102,27 @@ class Feed:
         """Send what is new, unless the client does not keep up."""
         if self._on_detach is None:
             return
-        if self._sink.congested:
+        sink = self._sink
+        if sink.congested:
             self._fall_behind()
             return
         stream = self.stream
         position = self.position
-        if stream.has_gap(position):
+        if position < stream.floor:
             self._cut("overrun")
             return
         entries = stream.entries
         if entries:
             newest = entries[-1]
+            offset = newest.offset
             committed = self._log.committed
-            # Nearly always one entry is new: no list is made of it.
-            if position < newest.offset <= committed and (len(entries) == 1 or entries[-2].offset <= position):
-                self._write(newest.wire, newest.offset)
+            # Nearly always one entry is new: no list is made of it, and it is written without a further call.
+            if position < offset <= committed and (len(entries) == 1 or entries[-2].offset <= position):
+                self.position = stream.delivered = offset
+                self._is_quiet = False
+                sink.write(newest.wire)
+                for part in newest.rest:
+                    sink.write(part)
             elif missed := stream.after(position, committed):
                 self._replay(missed)
         if stream.terminal is not None and self.position >= stream.terminal:
@@ -120,18 +130,32 @@ class Feed:
 
     def _replay(self, missed: list[Entry]) -> None:
         batch: list[bytes] = []
+        upto = self.position
         size = 0
         for entry in missed:
-            batch.append(entry.wire)
-            size += len(entry.wire)
+            size += entry.size
+            if entry.rest:
+                self._flush(batch, upto)
+                self._write_entry(entry)
+            else:
+                batch.append(entry.wire)
+            upto = entry.offset
             if size >= BATCH_BYTES:
-                self._write(b"".join(batch), entry.offset)
-                batch.clear()
                 size = 0
+                self._flush(batch, upto)
                 if self._sink.congested:
                     return
+        self._flush(batch, upto)
+
+    def _flush(self, batch: list[bytes], upto: Offset) -> None:
         if batch:
-            self._write(b"".join(batch), missed[-1].offset)
+            self._write(b"".join(batch), upto)
+            batch.clear()
+
+    def _write_entry(self, entry: Entry) -> None:
+        self._write(entry.wire, entry.offset)
+        for part in entry.rest:
+            self._sink.write(part)
 
     def _write(self, data: bytes, upto: Offset) -> None:
         self.position = upto
@@ -143,9 +167,42 @@ class Feed:
         # Below the window's bounds, so that a reader that is cut finds what it missed when it comes back.
         entries = self.stream.entries
         self._lag_events += 1
-        self._lag_bytes += len(entries[-1].wire) if entries else 0
+        self._lag_bytes += entries[-1].size if entries else 0
         if self._lag_events > self._config.slow_reader_events or self._lag_bytes > self._config.slow_reader_bytes:
             self._cut("slow")
+
+    # -- a frame that is sent before its end is there
+
+    def enter(self, head: bytes) -> bool:
+        """Send the beginning of a frame; False while the client has something else to read first."""
+        entries = self.stream.entries
+        newest = entries[-1].offset if entries else self.stream.floor
+        if self._on_detach is None or self._sink.congested or self.position < max(newest, self.stream.floor):
+            return False
+        self._is_half_sent = True
+        self._sink.write(head)
+        return True
+
+    def pass_on(self, part: bytes) -> None:
+        """Send more of the frame.
+
+        Whether the client keeps up is not asked: within one frame it never is, and what waits in the sink are the bytes
+        that the log holds. Its lag is judged from the next entry on.
+        """
+        self._sink.write(part)
+
+    def passed(self, closing: bytes, offset: Offset) -> None:
+        """Send the end of the frame, which is an entry now."""
+        self._is_half_sent = False
+        self._write(closing, offset)
+        if self.stream.terminal is not None and offset >= self.stream.terminal:
+            self.finish()
+
+    def broken_off(self) -> None:
+        """Cut the connection: the end will not come."""
+        self._cut("broken_off")
+
+    # -- ends
 
     def sink_drained(self) -> None:
         """The client reads again."""
@@ -163,12 +220,17 @@ class Feed:
 
     def finish(self) -> None:
         """End the response on purpose, at this frame boundary, with a proper last chunk (semantics 10)."""
-        if self._on_detach is not None:
+        if self._is_half_sent:
+            # There is no boundary: a proper end would make half a frame look whole.
+            self.broken_off()
+        elif self._on_detach is not None:
             self._sink.finish()
             self._detach("")
 
     def beat(self) -> None:
         """Send a heartbeat if nothing was sent for a period."""
+        if self._is_half_sent:
+            return
         if self._is_quiet and not self._sink.congested:
             self._sink.write(sse.HEARTBEAT)
         self._is_quiet = True
@@ -181,6 +243,7 @@ class Feed:
         on_detach, self._on_detach = self._on_detach, None
         if on_detach is None:
             return
+        self._is_half_sent = False
         self._heartbeats.discard(self, self._slot)
         self._sink.watch(None)
         if self.stream.reader is self:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proxy.core import faults, jsonrpc, sse
-from proxy.core import headers as h
 from proxy.core.cursor import Cursor, event_id, parse
 from proxy.core.edge import Request, Sink
 from proxy.core.headers import Headers
@@ -59,7 +58,7 @@ class Readers:
 
     def listen(self, request: Request, sink: Sink) -> None:
         """Take a GET: the standalone stream, or a resume of any stream."""
-        text = h.get(request.headers, h.LAST_EVENT_ID)
+        text = request.head.last_event_id
         if not text:
             # WHATWG: an empty last event id is sent as no header; one sent empty means the same.
             self._listen_standalone(request, sink, None)
@@ -114,7 +113,8 @@ class Readers:
             self._tell_batch(stream, sink)
         elif entry is not None:
             sink.start(200, replies.stream_headers(), relay.session.id)
-            sink.write(entry.wire)
+            for part in entry.parts:
+                sink.write(part)
             sink.finish()
         else:
             self._tell_unknown(Cursor(relay.log.epoch, stream.id, stream.last), stream.request_ids, sink)
@@ -125,10 +125,10 @@ class Readers:
         unanswered = dict.fromkeys(stream.request_ids)
         sink.start(200, replies.stream_headers(), relay.session.id)
         for entry in stream.after(stream.floor, relay.log.committed):
-            for frame in sse.Decoder(len(entry.wire)).feed(entry.wire):
-                for request_id in _answered(frame.data or b""):
-                    unanswered.pop(request_id, None)
-            sink.write(entry.wire)
+            for request_id in _answered(entry.frame.data or b""):
+                unanswered.pop(request_id, None)
+            for part in entry.parts:
+                sink.write(part)
         for request_id in unanswered:
             told = event_id(relay.log.epoch, stream.id, relay.log.mark(None))
             sink.write(sse.encode(told, b"message", faults.body("gap", request_id)))

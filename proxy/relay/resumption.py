@@ -54,7 +54,8 @@ class Resumption:
             return False
         if self._progress is None:
             self._progress = {}
-            for frame in sse.Decoder(MAX_WINDOW_BYTES).feed(b"".join(entry.wire for entry in stream.entries or ())):
+            window = b"".join(part for entry in stream.entries or () for part in entry.parts)
+            for frame in sse.Decoder(MAX_WINDOW_BYTES).feed(window):
                 delivered = jsonrpc.progress_of(frame.data) if frame.data else None
                 if delivered is not None:
                     self._progress[delivered[0]] = delivered[1]

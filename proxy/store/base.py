@@ -9,6 +9,34 @@ from proxy.core.ids import Epoch, Offset, RequestId, StreamId
 from proxy.core.replay import Stream, Tombstone
 
 
+class Passage(Protocol):
+    """One frame that goes to its stream's reader before its end is there, and then becomes an entry (semantics 28).
+
+    Its id stands behind its data and is assigned at the end: a client never holds the id of a frame that it has not got
+    whole, and live and replayed bytes are the same. Nothing else is appended to the stream meanwhile.
+    """
+
+    @property
+    def data(self) -> list[bytes]:
+        """The data so far in parts; where it is not whole any more, its last bytes (`core.recognition.TAIL_BYTES`)."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether the data is retained; what is too large for the log is not."""
+
+    def add(self, part: bytes) -> None:
+        """Pass on more of the data line."""
+
+    def complete(self, lines: bytes, upstream_id: bytes | None, *, terminal: bool) -> Offset:
+        """Log the frame, whose data line *lines* follow, and pass on its end once that is committed.
+
+        A frame that is not whole any more is an entry that was dropped at once: the floor moves past it.
+        """
+
+    def drop(self) -> None:
+        """Forget it and cut the connection of who has a part of it. Harmless after the end."""
+
+
 class StreamLog(Protocol):
     """One session's log: its streams, one offset counter, one epoch.
 
@@ -34,6 +62,9 @@ class StreamLog(Protocol):
         self, stream: Stream, event: bytes, data: bytes, upstream_id: bytes | None, *, terminal: bool = False
     ) -> Offset:
         """Log one frame, bound the window, wake the reader. A terminal entry completes the stream."""
+
+    def begin(self, stream: Stream, event: bytes) -> Passage:
+        """Begin to pass on a frame before its end is there."""
 
     def tombstone(self, stream_id: StreamId) -> Tombstone | None:
         """Return what is remembered of an evicted call stream, for a bounded number of them."""

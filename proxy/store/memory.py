@@ -4,7 +4,7 @@ Owns the accounting of all buffered bytes of the process. Knows nothing of clien
 of the streams' sizes is the log's size; the logs' sizes and the entries' overhead add up to the budget's.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from cachetools import FIFOCache
@@ -13,8 +13,11 @@ from proxy.config import Replay
 from proxy.core import sse
 from proxy.core.cursor import event_id_start
 from proxy.core.ids import Epoch, Offset, RequestId, StreamId
-from proxy.core.replay import Entry, Stream, StreamState, Tombstone
+from proxy.core.recognition import TAIL_BYTES
+from proxy.core.replay import Entry, Reader, Stream, StreamState, Tombstone
 
+GATHERED_BYTES = 4_096
+"""Smaller parts of a large frame are gathered, so that a drip of bytes does not cost an object each."""
 TOMBSTONES = 1_024
 """Evicted call streams whose request ids one session remembers: beyond it a very late resume gets 405."""
 
@@ -85,7 +88,7 @@ class Budget:
 class MemoryLog:
     """One session's log in memory; commits at once. Fulfils `store.base.StreamLog`."""
 
-    __slots__ = ("_budget", "_limits", "_streams", "_tombstones", "committed", "epoch", "size", "top")
+    __slots__ = ("_budget", "_streams", "_tombstones", "committed", "epoch", "limits", "size", "top")
 
     def __init__(self, epoch: Epoch, budget: Budget) -> None:
         self.epoch = epoch
@@ -93,7 +96,7 @@ class MemoryLog:
         self.committed = Offset(0)
         self.size = 0
         self._budget = budget
-        self._limits = budget.limits
+        self.limits = budget.limits
         self._streams: dict[StreamId, Stream] = {}
         self._tombstones: FIFOCache[StreamId, Tombstone] | None = None
         budget.logs.add(self)
@@ -120,28 +123,67 @@ class MemoryLog:
         self, stream: Stream, event: bytes, data: bytes, upstream_id: bytes | None, *, terminal: bool = False
     ) -> Offset:
         """Log one frame, wake the reader, bound the window."""
-        offset = Offset(self.top + 1)
-        wire = sse.encode(b"%b%d" % (stream.id_line, offset), event, data)
+        # Every event of every stream comes through here, so what `add` and `bound` do is done without a call.
+        offset: Offset = self.top + 1  # type: ignore[assignment]
+        rest: tuple[bytes, ...] = ()
+        if len(data) <= sse.LARGE_BYTES:
+            wire = sse.encode_at(stream.id_line, offset, event, data)
+            size = len(wire)
+        else:
+            wire, *others = sse.encode_parts(b"%b%d" % (stream.id_line, offset), event, data)
+            rest = tuple(others)
+            size = len(wire) + sum(map(len, rest))
         self.top = self.committed = offset
-        stream.append(Entry(offset, wire, upstream_id))
-        self.size += len(wire)
-        self._budget.used += len(wire) + ENTRY_OVERHEAD
+        entries = stream.entries
+        if entries is None:
+            entries = stream.entries = deque()
+        entries.append(Entry(offset, wire, upstream_id, size, rest))
+        stream.last = offset
+        stream.size += size
+        self.size += size
+        budget, limits = self._budget, self.limits
+        budget.used += size + ENTRY_OVERHEAD
         if terminal:
-            stream.terminal = offset
-            stream.state = StreamState.COMPLETE
-            self._budget.completed(self, stream)
+            self._completed(stream, offset)
         # The reader first, the bounds after: an entry larger than the window still goes to who is listening.
         if stream.reader is not None:
             stream.reader.wake()
-        limits, budget = self._limits, self._budget
         if (
             stream.size > limits.bytes_per_stream
-            or len(stream.entries or ()) > limits.events_per_stream
+            or len(entries) > limits.events_per_stream
             or self.size > limits.bytes_per_session
             or budget.used + budget.held > limits.bytes_total
         ):
-            self._bound(stream)
+            self.bound(stream)
         return offset
+
+    def begin(self, stream: Stream, event: bytes) -> "Passage":
+        """Begin to pass on a frame before its end is there."""
+        return Passage(self, self._budget, stream, sse.head(event))
+
+    # -- for passages
+
+    def add(self, stream: Stream, entry: Entry, *, terminal: bool) -> None:
+        """Take the newest entry."""
+        self.top = self.committed = entry.offset
+        stream.append(entry)
+        self.size += entry.size
+        self._budget.used += entry.size + ENTRY_OVERHEAD
+        if terminal:
+            self._completed(stream, entry.offset)
+
+    def skip(self, stream: Stream, offset: Offset, *, terminal: bool) -> None:
+        """Take note of an entry that is too large to be retained."""
+        self.top = self.committed = offset
+        self._release(stream.size, len(stream.entries or ()))
+        stream.skip(offset)
+        if terminal:
+            self._completed(stream, offset)
+
+    def _completed(self, stream: Stream, offset: Offset) -> None:
+        stream.terminal = offset
+        stream.state = StreamState.COMPLETE
+        self._budget.completed(self, stream)
 
     def tombstone(self, stream_id: StreamId) -> Tombstone | None:
         """Return what is remembered of an evicted call stream."""
@@ -191,16 +233,125 @@ class MemoryLog:
                 oldest, first = stream, stream.entries[0].offset
         return oldest
 
-    def _bound(self, stream: Stream) -> None:
-        limits = self._limits
+    def bound(self, stream: Stream) -> None:
+        """Come back under the limits after *stream* has grown."""
+        limits, budget = self.limits, self._budget
         entries = stream.entries
         while entries and (len(entries) > limits.events_per_stream or stream.size > limits.bytes_per_stream):
             self._release(stream.drop_oldest(), 1)
         if self.size > limits.bytes_per_session:
             self.shrink(limits.bytes_per_session)
-        if self._budget.used + self._budget.held > limits.bytes_total:
-            self._budget.reclaim()
+        if budget.used + budget.held > limits.bytes_total:
+            budget.reclaim()
 
     def _release(self, size: int, entries: int) -> None:
         self.size -= size
         self._budget.used -= size + entries * ENTRY_OVERHEAD
+
+
+class Passage:
+    """One frame that is passed on before its end is there. Fulfils `store.base.Passage`.
+
+    Its parts count in the budget as a body under way does, and at its end as an entry.
+    """
+
+    __slots__ = ("_budget", "_gathered", "_head", "_log", "_parts", "_reader", "_size", "_stream", "_tail")
+
+    def __init__(self, log: MemoryLog, budget: Budget, stream: Stream, head: bytes) -> None:
+        self._log = log
+        self._budget = budget
+        self._stream = stream
+        self._head = head
+        self._parts: list[bytes] | None = []
+        """None once the frame is too large to be retained, and at its end."""
+        self._gathered = bytearray()
+        self._size = 0
+        """Bytes of the parts, without what is gathered."""
+        self._tail = b""
+        reader = stream.reader
+        self._reader: Reader | None = reader if reader is not None and reader.enter(head) else None
+
+    @property
+    def data(self) -> list[bytes]:
+        """The data so far in parts; where it is not whole any more, its last bytes."""
+        return [*([self._tail] if self._parts is None else self._parts), bytes(self._gathered)]
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether the data is retained."""
+        return self._parts is not None
+
+    def add(self, part: bytes) -> None:
+        """Pass on more of the data line."""
+        if len(part) < GATHERED_BYTES:
+            self._gathered += part
+            if len(self._gathered) < GATHERED_BYTES:
+                return
+            part = b""
+        self._flush()
+        if part:
+            self._put(part)
+
+    def complete(self, lines: bytes, upstream_id: bytes | None, *, terminal: bool) -> Offset:
+        """Log the frame and pass on its end."""
+        self._flush()
+        log, stream, parts, reader = self._log, self._stream, self._parts, self._present
+        offset = Offset(log.top + 1)
+        closing = sse.closing(lines, b"%b%d" % (stream.id_line, offset))
+        self._forget()
+        if parts is not None:
+            size = len(self._head) + self._size + len(closing)
+            entry = Entry(offset, self._head, upstream_id, size, (*parts, closing))
+            log.add(stream, entry, terminal=terminal)
+        else:
+            log.skip(stream, offset, terminal=terminal)
+        if reader is not None:
+            reader.passed(closing, offset)
+        elif stream.reader is not None:
+            stream.reader.wake()
+        log.bound(stream)
+        return offset
+
+    def drop(self) -> None:
+        """Forget it and cut the connection of who has a part of it."""
+        reader = self._present
+        self._forget()
+        if reader is not None:
+            reader.broken_off()
+
+    @property
+    def _present(self) -> Reader | None:
+        """Who was given the beginning, if it still reads."""
+        return self._reader if self._reader is self._stream.reader else None
+
+    def _flush(self) -> None:
+        if self._gathered:
+            part = bytes(self._gathered)
+            self._gathered.clear()
+            self._put(part)
+
+    def _put(self, part: bytes) -> None:
+        size = len(part)
+        self._size += size
+        # Enough of the end: a small part stays gathered until a large one, or the end, comes behind it.
+        self._tail = part[-TAIL_BYTES:]
+        if self._parts is not None:
+            if self._size > self._log.limits.bytes_per_stream or not self._budget.has_room(size):
+                self._size -= size
+                self._forget_parts()
+            else:
+                self._parts.append(part)
+                self._budget.hold(size)
+        reader = self._present
+        if reader is not None:
+            reader.pass_on(part)
+
+    def _forget(self) -> None:
+        self._reader = None
+        self._gathered.clear()
+        self._forget_parts()
+
+    def _forget_parts(self) -> None:
+        if self._parts is not None:
+            self._budget.release(self._size)
+            self._parts = None

@@ -23,7 +23,8 @@ T = TypeVar("T")
 CONNECTIONS: Final = 32
 BIG_CONNECTIONS: Final = 4
 BIG_JSON_TAIL: Final = BIG_RESULT + b"}"
-BIG_EVENT_TAIL: Final = BIG_JSON_TAIL + b"\n\n"
+LAST_LINES_BYTES: Final = 100
+"""Room for what stands behind an event's data: its id, where it comes last, and the blank line."""
 GRACE_SECONDS: Final = 20.0
 """How long answers may take after the last request of a loop before the run counts as failed."""
 
@@ -141,10 +142,11 @@ def deleted(target: Target, session: bytes) -> Script[None]:
         refuse("DELETE", reply)
 
 
-def is_big(body: bytes, at: int, tail: bytes, number: int) -> bool:
-    """Say whether a body is the 1 MiB response from `at` on, comparing in place: copies would be the wall."""
+def is_big(body: bytes, at: int, end: int, number: int) -> bool:
+    """Say whether a body is the 1 MiB response from `at` to `end`, comparing in place: copies would be the wall."""
     start = response_start(b"%d" % number)
-    return len(body) == at + len(start) + len(tail) and body.startswith(start, at) and body.endswith(tail)
+    is_long = end == at + len(start) + len(BIG_JSON_TAIL)
+    return is_long and body.startswith(start, at) and body.endswith(BIG_JSON_TAIL, 0, end)
 
 
 def is_result(reply: Reply, number: int) -> bool:
@@ -154,7 +156,7 @@ def is_result(reply: Reply, number: int) -> bool:
 
 def is_big_result(reply: Reply, number: int) -> bool:
     """Say whether the 1 MiB answer to call `number` is right to the byte."""
-    return reply.status == 200 and is_big(reply.body, 0, BIG_JSON_TAIL, number)
+    return reply.status == 200 and is_big(reply.body, 0, len(reply.body), number)
 
 
 def payloads(body: bytes) -> list[bytes]:
@@ -175,8 +177,10 @@ def is_stream(reply: Reply, number: int) -> bool:
 
 def is_big_event(reply: Reply, number: int) -> bool:
     """Say whether call `number` got its 1 MiB event, whole."""
-    at = reply.body.find(b"\ndata: {") + 7
-    return reply.status == 200 and at > 6 and is_big(reply.body, at, BIG_EVENT_TAIL, number)
+    body = reply.body
+    at = body.find(b"\ndata: {") + 7
+    end = body.find(b"\n", len(body) - LAST_LINES_BYTES)
+    return reply.status == 200 and at > 6 and body.endswith(b"\n\n") and is_big(body, at, end, number)
 
 
 def calls(

@@ -64,8 +64,9 @@ def whole(chunks, limit):
 
 def on_the_wire(beginning, parts, ending):
     """Put the parts of a frame together as a client gets them, and decode them there."""
-    text = b"".join([sse.head("x", beginning.event), *parts, c.closing(beginning, ending)])
+    text = b"".join([sse.head(beginning.event), *parts, sse.closing(c.lines_behind(beginning, ending), b"x")])
     [frame] = Decoder(LARGE).feed(text)
+    assert frame.id == b"x"
     return Frame(frame.data, ending.id, frame.event, ending.retry)
 
 
@@ -240,7 +241,7 @@ def test_lines_behind_the_data():
     assert parts == [b"1234567890"]
     assert part == Part(b"xyz")
     assert ending == Ending(b"\nmore\n", b"2", b"f", 5)
-    assert c.closing(beginning, ending) == b"\ndata: more\ndata: \nevent: f\n\n"
+    assert c.lines_behind(beginning, ending) == b"\ndata: more\ndata: \nevent: f"
 
 
 def test_an_event_that_is_taken_back():

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core import headers as h
+from proxy.core.headers import Block, Body
 
 HOP_BY_HOP = [
     ("Connection", "keep-alive"),
@@ -335,3 +336,89 @@ def test_another_listener_takes_its_own_pages():
     assert not h.origin_allowed("https://mcp.example.evil", "0.0.0.0", (), "mcp.example")
     assert not h.origin_allowed("https://mcp.example", "0.0.0.0", (), None)
     assert not h.origin_allowed("https://a b", "0.0.0.0", (), "a b")
+
+
+SSE = ("Content-Type", "text/event-stream")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ([SSE], Body.STREAM),
+        ([("content-type", "Text/Event-Stream; charset=utf-8")], Body.STREAM),
+        ([SSE, ("Content-Encoding", "identity")], Body.STREAM),
+        ([SSE, ("content-encoding", "gzip")], Body.UNREADABLE),
+        ([("Content-Encoding", "gzip"), SSE], Body.UNREADABLE),
+        ([("Content-Type", "application/json")], Body.PLAIN),
+        ([("Content-Type", "application/json"), ("Content-Encoding", "gzip")], Body.PLAIN),
+        ([], Body.PLAIN),
+    ],
+)
+def test_a_head_says_what_kind_of_body_follows(headers, body):
+    """A stream, one that cannot be read, or anything else; a block says the same as its pairs."""
+    block = Block(headers)
+
+    assert h.body_of(headers) is h.body_of(block) is h.body_of(block) is body
+
+
+@pytest.mark.parametrize(("coding", "is_encoded"), [(None, False), ("", False), ("identity", False), ("gzip", True)])
+def test_a_content_coding_is_told(coding, is_encoded):
+    """None and `identity` are none."""
+    assert h.is_encoded([] if coding is None else [("content-ENCODING", coding)]) is is_encoded
+
+
+def test_a_head_with_a_session_id_is_told_apart():
+    """In whatever letter case it is; a block says the same as its pairs."""
+    for headers, names in (([("mcp-SESSION-id", "")], True), ([("Mcp-Session", "a")], False), ([], False)):
+        block = Block(headers)
+
+        assert h.names_session(headers) is h.names_session(block) is h.names_session(block) is names
+
+
+def test_a_block_is_asked_once():
+    """What was worked out of it is kept beside it, and never beside headers that are no block."""
+    block = Block([SSE, ("Mcp-Session-Id", "a"), ("Connection", "y"), ("X", "1"), ("Y", "2")])
+    onward = h.forward_response(block)
+
+    assert onward == [SSE, ("X", "1")]
+    assert h.forward_response(block) is onward
+    assert h.body_of(block) is Body.STREAM
+    assert h.names_session(block)
+
+    block.clear()
+
+    assert h.forward_response(block) is onward
+    assert h.body_of(block) is Body.STREAM
+    assert h.names_session(block)
+
+    pairs = [SSE]
+
+    assert h.forward_response(pairs) is not h.forward_response(pairs)
+
+
+def test_a_block_is_a_list_to_whoever_reads_it():
+    """Equal to its pairs, made of any of them, and with nothing worked out yet."""
+    block = Block(iter([SSE, ("X", "1")]))
+
+    assert block == [SSE, ("X", "1")]
+    assert [*block] == [SSE, ("X", "1")]
+    assert (block.rendered, block.onward, block.streamed, block.is_of_session, block.body) == (None,) * 5
+    assert Block() == []
+
+
+def test_headers_are_written_as_they_came():
+    """One line each, in order and case, with the bytes that were no UTF-8."""
+    undecodable = b"\xe9".decode("utf-8", "surrogateescape")
+
+    assert h.render([("X-a", "1"), ("x-A", "é"), ("E", ""), ("R", undecodable)]) == (
+        b"X-a: 1\r\nx-A: \xc3\xa9\r\nE: \r\nR: \xe9\r\n"
+    )
+    assert h.render([]) == b""
+
+
+@pytest.mark.parametrize("text", ["a\r\nY: b", "a\nb", "a\rb", "a\r", "\n", "a\0b", "\ud800"])
+def test_no_header_says_more_than_one_line(text):
+    """In its name or in its value, and whatever stands around it."""
+    for pair in (("X", text), (text, "a")):
+        with pytest.raises(ValueError):
+            h.render([("A", "b"), pair, ("C", "d")])

@@ -8,13 +8,22 @@ from proxy.core import sse
 from proxy.core.ids import STANDALONE, Offset, call_stream
 from proxy.core.replay import Entry, Stream
 
-OPERATIONS = st.lists(st.integers(1, 3) | st.just("drop"), max_size=40)
+OPERATIONS = st.lists(st.integers(1, 3) | st.sampled_from(["drop", "skip"]), max_size=40)
 """A number appends an entry so many offsets later, as other streams use offsets too."""
 
 
 def entry(offset: int, data: bytes = b"{}", upstream_id: bytes | None = None, event: bytes = b"message") -> Entry:
     """Return an entry as the log writes it."""
-    return Entry(Offset(offset), sse.encode(f"e-s-{offset}", event, data), upstream_id)
+    wire = sse.encode(f"e-s-{offset}", event, data)
+    return Entry(Offset(offset), wire, upstream_id, len(wire))
+
+
+def large(offset: int, data: bytes, upstream_id: bytes | None = None, event: bytes = b"message") -> Entry:
+    """Return an entry that was passed on in parts: its id stands behind its data."""
+    half = len(data) // 2
+    rest = (data[:half], data[half:], sse.closing(b"", b"e-s-%d" % offset))
+    parts = (sse.head(event), *rest)
+    return Entry(Offset(offset), parts[0], upstream_id, sum(map(len, parts)), rest)
 
 
 def filled(*offsets: int, start: int = 0) -> Stream:
@@ -40,6 +49,10 @@ def test_a_window_is_the_end_of_the_list(start: int, operations: list[int | str]
         if isinstance(operation, int):
             history.append(entry((history[-1].offset if history else start) + operation))
             stream.append(history[-1])
+        elif operation == "skip":
+            history.append(entry((history[-1].offset if history else start) + 2))
+            stream.skip(history[-1].offset)
+            dropped = len(history)
         else:
             size = stream.drop_oldest()
             assert size == (len(history[dropped].wire) if dropped < len(history) else 0)
@@ -108,12 +121,29 @@ def test_the_terminal_entry_is_found_while_it_is_retained(
     assert (ended_by.offset if ended_by is not None else None) == found
 
 
-def test_a_payload_is_all_but_the_id() -> None:
-    """Two entries of one message differ in their id line alone."""
-    one, other = entry(1, b'{"a":1}'), entry(2, b'{"a":1}')
+def test_an_entry_tells_its_frame() -> None:
+    """What it says is read from its bytes, whether it is in one piece or in parts, with its id first or last."""
+    one, other = entry(1, b'{"a":1}'), large(2, b'{"a":1}')
 
-    assert one.wire != other.wire
-    assert one.payload == other.payload == b'\nevent: message\ndata: {"a":1}\n\n'
+    assert one.frame == sse.Frame(b'{"a":1}', b"e-s-1", b"message")
+    assert other.frame == sse.Frame(b'{"a":1}', b"e-s-2", b"message")
+    assert (one.parts, one.size) == ((one.wire,), len(one.wire))
+    assert (b"".join(other.parts), other.size) == (b'event: message\ndata: {"a":1}\nid: e-s-2\n\n', 40)
+
+
+def test_a_large_entry_counts_whole() -> None:
+    """All parts of an entry make up the stream's size, and leave it together."""
+    stream = filled(1)
+    before = stream.size
+    stream.append(large(2, b"x" * 1000))
+
+    assert stream.size == before + stream.entries[-1].size
+    assert stream.entries[-1].size == len(b"".join(stream.entries[-1].parts)) > 1000
+
+    stream.drop_oldest()
+
+    assert stream.drop_oldest() > 1000
+    assert stream.size == 0
 
 
 @pytest.mark.parametrize(
@@ -127,6 +157,8 @@ def test_a_payload_is_all_but_the_id() -> None:
         (sse.Frame(b"one", None, b"message"), False),
         (sse.Frame(None, b"u-1", b"message"), False),
         (sse.Frame(b"three", b"u-3", b"message"), False),
+        (sse.Frame(b"four", b"u-4", b"message"), True),
+        (sse.Frame(b"four", b"u-4", b"other"), False),
     ],
 )
 def test_a_frame_is_a_repeat_by_id_and_payload(frame: sse.Frame, is_held: bool) -> None:
@@ -135,6 +167,7 @@ def test_a_frame_is_a_repeat_by_id_and_payload(frame: sse.Frame, is_held: bool) 
     stream.append(entry(1, b"one", b"u-1"))
     stream.append(entry(2, b"two\nlines", b"u-2", event=b""))
     stream.append(entry(3, b"three"))
+    stream.append(large(4, b"four", b"u-4"))
 
     assert stream.holds(frame) is is_held
 

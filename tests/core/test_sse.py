@@ -102,7 +102,7 @@ def test_large_frames_are_read_as_small_ones(wire, sizes, limit, small, large):
     boundary = Decoder(LARGE)
     boundary.feed(wire)
 
-    with patch.multiple(sse, _SMALL_FRAME_BYTES=small, _LARGE_BLOCK_BYTES=large):
+    with patch.multiple(sse, _SMALL_FRAME_BYTES=small, LARGE_BYTES=large):
         for chunks in ([wire], [bytes([byte]) for byte in wire], cut(wire, sizes)):
             assert decode(chunks) == (expected, False)
             assert decode(chunks, limit) == bounded
@@ -368,11 +368,25 @@ def test_what_is_encoded_is_read_back(data, event, event_id):
 @given(BLOBS, EVENTS, st.text("abc123-", min_size=1), st.integers(0, 8))
 def test_parts_are_the_encoded_frame(data, event, event_id, large):
     """What is written in parts is together what is written whole."""
-    with patch.object(sse, "_LARGE_BLOCK_BYTES", large):
+    with patch.object(sse, "LARGE_BYTES", large):
         parts = sse.encode_parts(event_id, event, data)
 
     assert b"".join(parts) == sse.encode(event_id, event, data)
-    assert parts[0].startswith(sse.head(event_id.encode(), event))
+
+
+@given(BLOBS, EVENTS, st.integers(0, 10**9))
+def test_a_frame_is_the_same_by_its_offset(data, event, offset):
+    """An event id whose parts are given apart makes the same frame."""
+    assert sse.encode_at(b"e-s-", offset, event, data) == sse.encode(f"e-s-{offset}", event, data)
+
+
+def test_the_id_of_a_frame_may_stand_last():
+    """Head, data, further lines and closing are one frame, with or without an event."""
+    for event in (b"", b"message"):
+        wire = sse.head(event) + b"{" + sse.closing(b"\ndata: }", b"e-s-7")
+
+        assert Decoder(LARGE).feed(wire) == [Frame(b"{\n}", b"e-s-7", event)]
+    assert sse.closing(b"", b"e-s-7") == b"\nid: e-s-7\n\n"
 
 
 def test_large_data_is_not_copied_to_be_written():

@@ -6,8 +6,9 @@ from proxy.core import sse
 from proxy.core.cursor import Cursor, parse
 from proxy.core.ids import Epoch, Offset, SessionId, call_stream
 from proxy.relay.feed import BATCH_BYTES, Feed
-from proxy.relay.wheel import Wheel
+from proxy.store.base import Passage
 from proxy.store.memory import Budget, MemoryLog
+from proxy.wheel import Wheel
 from support.fakes import FakeClock, FakeSink, make_config
 
 EPOCH = Epoch("0123456789ab")
@@ -131,18 +132,18 @@ def test_a_replay_is_the_live_bytes_again() -> None:
 def test_a_long_replay_asks_whether_the_client_keeps_up() -> None:
     """It stops after a batch when the sink is full, and goes on where it stopped when it drains."""
     world = World()
-    size = BATCH_BYTES // 2
-    world.append(*(f"{number}" + "x" * size for number in range(5)))
+    size = BATCH_BYTES // 4 - 20
+    world.append(*(f"{number}" + "x" * size for number in range(9)))
     sink = FakeSink()
     sink.room = size
     feed, _ = world.attach(sink=sink)
 
-    assert [text[0] for text in texts(sink)] == ["0", "1"]
-    assert feed.position == 2
+    assert [text[0] for text in texts(sink)] == ["0", "1", "2", "3"]
+    assert feed.position == 4
 
     sink.drain()
 
-    assert [text[0] for text in texts(sink)] == ["0", "1", "2", "3", "4"]
+    assert [text[0] for text in texts(sink)] == ["0", "1", "2", "3", "4", "5", "6", "7", "8"]
     assert len(sink.writes) == 1 + 3
     assert not sink.is_over
 
@@ -150,10 +151,39 @@ def test_a_long_replay_asks_whether_the_client_keeps_up() -> None:
 def test_a_replay_that_ends_with_a_batch_writes_nothing_more() -> None:
     """No empty write, which would end a chunked body."""
     world = World()
-    world.append("x" * BATCH_BYTES, "y" * BATCH_BYTES)
+    world.append(*("x" * (BATCH_BYTES // 4 - 20) for _ in range(8)))
     _, sink = world.attach()
 
     assert len(sink.writes) == 1 + 2
+
+
+def test_a_replay_sends_large_entries_in_their_parts() -> None:
+    """Small ones stay together, large ones are not copied, the order holds; after a batch the sink is asked."""
+    world = World()
+    world.append("a", "b", "x" * BATCH_BYTES, "c", "y" * 100_000, "z" * 100_000, "d")
+    sink = FakeSink()
+    sink.room = BATCH_BYTES
+    feed, _ = world.attach(sink=sink)
+
+    assert [text[0] for text in texts(sink)] == ["a", "b", "x"]
+    assert feed.position == world.stream.delivered == 3
+
+    sink.drain()
+
+    assert [text[0] for text in texts(sink)] == ["a", "b", "x", "c", "y", "z", "d"]
+    assert len(sink.writes) == 1 + 1 + 3 + 1 + 3 + 3 + 1
+    assert any(write is part for write in sink.writes for part in world.stream.entries[2].rest)
+
+
+def test_a_large_entry_goes_out_live_in_its_parts() -> None:
+    """Each part is a write of the log's own bytes."""
+    world = World()
+    feed, sink = world.attach()
+    world.append("x" * 100_000)
+
+    assert sink.writes[1:] == list(world.stream.entries[0].parts)
+    assert all(one is other for one, other in zip(sink.writes[1:], world.stream.entries[0].parts, strict=True))
+    assert feed.position == 1
 
 
 # -- a stream's end
@@ -369,3 +399,193 @@ def test_a_full_client_gets_no_heartbeat() -> None:
     world.clock.advance(64.0)
 
     assert len(sink.writes) == 1
+
+
+# -- a frame that is sent before its end is there
+
+
+def half_sent(**settings: object) -> tuple[World, Feed, FakeSink, Passage]:
+    """Return a reader that has one entry and the beginning of a large frame."""
+    world = World(**settings)
+    feed, sink = world.attach()
+    world.append("a")
+    passage = world.log.begin(world.stream, b"message")
+    passage.add(b"x" * 10_000)
+    return world, feed, sink, passage
+
+
+def test_the_parts_of_a_large_frame_go_out_as_they_come() -> None:
+    """The client has them before the end is there; the entry is the same bytes, and the next one follows."""
+    world, feed, sink, passage = half_sent()
+
+    assert sink.body.endswith(b"event: message\ndata: " + b"x" * 10_000)
+    assert feed.position == world.stream.delivered == 1
+
+    passage.complete(b"", None, terminal=False)
+    world.append("b")
+
+    assert [frame.data for frame in sink.frames] == [b"a", b"x" * 10_000, b"b"]
+    assert [parse(text).offset for text in sink.ids] == [1, 2, 3]
+    assert feed.position == world.stream.delivered == 3
+    assert sink.body.endswith(b"".join(part for entry in list(world.stream.entries)[1:] for part in entry.parts))
+
+
+def test_a_terminal_frame_in_parts_ends_the_response() -> None:
+    """Behind its end comes the proper end of the body."""
+    world, feed, sink, passage = half_sent()
+    passage.complete(b"", None, terminal=True)
+
+    assert [frame.data for frame in sink.frames] == [b"a", b"x" * 10_000]
+    assert sink.finished
+    assert world.detached == [(feed, "")]
+
+
+def test_nothing_comes_between_the_parts() -> None:
+    """No heartbeat and no waking puts anything into the middle of a frame; afterwards heartbeats go on."""
+    world, feed, sink, passage = half_sent()
+    before = sink.body
+    world.clock.advance(world.config.heartbeat_seconds * 5)
+    feed.wake()
+    sink.drain()
+
+    assert sink.body == before
+
+    passage.complete(b"", None, terminal=False)
+    world.clock.advance(world.config.heartbeat_seconds * 3)
+
+    assert sink.body.endswith(b"\n\n" + sse.HEARTBEAT * sink.body.count(sse.HEARTBEAT))
+    assert sink.body.count(sse.HEARTBEAT) >= 2
+
+
+@pytest.mark.parametrize("end", ["finish", "replaced", "drop"])
+def test_half_a_frame_is_never_ended_as_if_it_were_whole(end: str) -> None:
+    """An end on purpose, another reader or a broken upstream cut the connection in the middle of a frame."""
+    world, feed, sink, passage = half_sent()
+    if end == "finish":
+        feed.finish()
+    elif end == "drop":
+        passage.drop()
+    else:
+        world.attach(1)
+
+    assert sink.aborted
+    assert not sink.finished
+    assert world.detached == [(feed, "broken_off")]
+    assert sink.watcher is None
+
+    feed.finish()
+
+    assert len(world.detached) == 1
+
+
+def test_who_comes_in_the_middle_gets_the_entry_whole() -> None:
+    """The former reader is cut, the new one waits and then has the frame from its beginning, as has one without."""
+    world, _, former, passage = half_sent()
+    _, second = world.attach(1, has_priming=True)
+    passage.add(b"y" * 10_000)
+
+    assert former.aborted
+    assert [frame.data for frame in second.frames] == [b""]
+
+    passage.complete(b"", None, terminal=True)
+
+    assert [frame.data for frame in second.frames] == [b"", b"x" * 10_000 + b"y" * 10_000]
+    assert [parse(text).offset for text in second.ids] == [2, 3]
+    assert second.finished
+
+
+def test_a_client_that_goes_away_in_the_middle_finds_the_entry() -> None:
+    """Nothing is written to it any more, and with its last id it gets the frame whole."""
+    world, feed, sink, passage = half_sent()
+    sink.go_away()
+    passage.add(b"y" * 10_000)
+    passage.complete(b"", None, terminal=True)
+    _, again = world.attach(1)
+
+    assert world.detached[0] == (feed, "disconnected")
+    assert [frame.data for frame in again.frames] == [b"x" * 10_000 + b"y" * 10_000]
+    assert again.finished
+
+
+def test_a_reader_that_has_something_else_to_read_first_gets_the_entry_whole() -> None:
+    """A full client is given no beginning; when it reads again, all comes in order."""
+    world = World()
+    _, sink = world.attach()
+    sink.congest()
+    world.append("a")
+    passage = world.log.begin(world.stream, b"message")
+    passage.add(b"x" * 10_000)
+    sink.is_congested = False
+    passage.add(b"y" * 10_000)
+
+    assert texts(sink) == []
+
+    sink.drain()
+    passage.complete(b"", None, terminal=True)
+
+    assert [text[0] for text in texts(sink)] == ["a", "x"]
+    assert sink.finished
+
+
+def test_a_full_reader_is_given_no_beginning() -> None:
+    """Also where it missed nothing: a frame waits for room, as others do."""
+    world = World()
+    _, sink = world.attach()
+    sink.congest()
+    passage = world.log.begin(world.stream, b"message")
+    passage.add(b"x" * 10_000)
+    sink.drain()
+    passage.add(b"y" * 10_000)
+
+    assert len(sink.writes) == 1
+
+    passage.complete(b"", None, terminal=True)
+
+    assert [frame.data for frame in sink.frames] == [b"x" * 10_000 + b"y" * 10_000]
+    assert sink.finished
+
+
+def test_a_reader_that_missed_an_entry_is_given_no_beginning() -> None:
+    """Congested before and free now, it has not caught up yet: the frame comes behind what it missed."""
+    world = World()
+    _, sink = world.attach()
+    sink.congest()
+    world.append("a")
+    sink.is_congested = False
+    passage = world.log.begin(world.stream, b"message")
+    passage.add(b"x" * 10_000)
+    passage.complete(b"", None, terminal=True)
+
+    assert [text[0] for text in texts(sink)] == ["a", "x"]
+    assert sink.finished
+
+
+def test_a_reader_that_fills_up_in_the_middle_gets_the_rest() -> None:
+    """One frame goes on whatever its size, as it does whole: its lag is judged from the next entry on."""
+    world, _, sink, passage = half_sent(slow_reader_bytes=20_000, slow_reader_events=2)
+    sink.congest()
+    for _ in range(5):
+        passage.add(b"y" * 10_000)
+    passage.complete(b"", None, terminal=False)
+
+    assert len(texts(sink)[1]) == 60_000
+    assert not sink.is_over
+
+    world.append("b", "c", "d")
+
+    assert sink.aborted
+    assert world.detached[0][1] == "slow"
+
+
+def test_a_frame_larger_than_the_window_reaches_who_has_its_beginning() -> None:
+    """It is not retained, and told as a gap to whoever comes later; the one who reads goes on."""
+    world, feed, sink, passage = half_sent(bytes_per_stream=30_000, slow_reader_bytes=20_000)
+    passage.add(b"y" * 40_000)
+    passage.complete(b"", None, terminal=False)
+    world.append("b")
+
+    assert [text[:1] for text in texts(sink)] == ["a", "x", "b"]
+    assert len(texts(sink)[1]) == 50_000
+    assert feed.position == 3
+    assert world.stream.has_gap(Offset(1))
+    assert not world.stream.has_gap(Offset(2))

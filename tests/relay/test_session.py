@@ -2,6 +2,9 @@
 
 import pytest
 
+from proxy.core import headers as h
+from proxy.core.edge import Request
+from proxy.core.head import Head
 from proxy.core.session import BindingState, CloseReason
 from support.fakes import FakeSink, post
 from support.scenes import Scene, break_off, progress, reason, result, server_request
@@ -257,3 +260,43 @@ def test_sessions_do_not_share_anything():
         scene.edge.last.frame(result(1, text=text))
 
     assert [sink.messages for sink in sinks] == [[result(1, text="one")], [result(1, text="two")]]
+
+
+@pytest.mark.parametrize("name", ["Mcp-Session-Id", "MCP-SESSION-ID"])
+@pytest.mark.parametrize("is_given", [False, True])
+def test_an_upstreams_session_id_is_not_shown(name: str, is_given: bool):
+    """Where an answer carries one the client gets the proxy's in its place, and none where it does not."""
+    scene = Scene()
+    sink = scene.call(1)
+    scene.edge.last.json(headers=[("X-A", "1"), *([(name, "up-1")] if is_given else [])])
+    ids = h.get_all(sink.headers, "Mcp-Session-Id")
+
+    assert ids == ([scene.relay.session.id] if is_given else [])
+    assert sink.header("X-A") == "1"
+
+
+def test_a_delete_ends_the_session_with_the_credentials_it_brings():
+    """The upstream is told by who asks now, whatever was accepted before; the client is answered."""
+    scene = Scene()
+    listening = scene.listening()
+    sink = FakeSink()
+    headers = [("Authorization", "Bearer new"), ("Mcp-Session-Id", scene.relay.session.id)]
+    scene.relay.delete(Request(Head("DELETE", "/mcp", headers), b""), sink)
+    farewell = scene.edge.one(method="DELETE")
+
+    assert (sink.status, sink.finished, listening.finished) == (200, True, True)
+    assert farewell.header("Authorization") == "Bearer new"
+    assert farewell.upstream_id == "up-1"
+    assert len(scene.registry) == 0
+
+
+def test_a_get_opens_the_standalone_stream():
+    """Told to the session, it is its readers' business."""
+    scene = Scene()
+    sink = FakeSink()
+    headers = [("Accept", "text/event-stream"), ("Mcp-Session-Id", scene.relay.session.id)]
+    scene.relay.listen(Request(Head("GET", "/mcp", headers), b""), sink)
+    scene.edge.one(method="GET").sse()
+
+    assert sink.status == 200
+    assert scene.relay.is_active

@@ -78,6 +78,8 @@ class Server:
         self.executions: dict[int, int] = {}
         self.cursors: dict[str, ServerCall | ServerSession] = {}
         self.stuck: set[Attempt] = set()
+        self.halves: list[tuple[Attempt, bytes]] = []
+        """Answers under way: what is still to come of each."""
         self.tag = 0
         self._made = 0
         edge.reachable = True
@@ -283,8 +285,30 @@ class Server:
             attempt.data(b"data: " + data[: self.dice.randrange(len(data))])
             break_off(attempt)
             return
+        if is_last and self.dice.random() < 0.5:
+            wire = (f"id: {event_id}\n".encode() if event_id else b"") + b"data: " + data + b"\n\n"
+            cut = self.dice.randrange(1, len(wire))
+            attempt.data(wire[:cut])
+            self.halves.append((attempt, wire[cut:]))
+            return
         attempt.frame(data, event_id)
         if is_last and attempt.is_open:
+            attempt.end()
+
+    def go_on(self) -> None:
+        """Send more of an answer under way, or break it off."""
+        place = self.dice.randrange(len(self.halves))
+        attempt, rest = self.halves.pop(place)
+        if not attempt.is_open:
+            return
+        if not self.is_healthy and self.dice.random() < 0.15:
+            break_off(attempt)
+            return
+        cut = self.dice.choice([len(rest), self.dice.randrange(1, len(rest) + 1)])
+        attempt.data(rest[:cut])
+        if cut < len(rest):
+            self.halves.append((attempt, rest[cut:]))
+        elif attempt.is_open:
             attempt.end()
 
     def ask(self, session: ServerSession) -> None:
