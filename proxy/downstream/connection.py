@@ -298,8 +298,8 @@ class Connection(asyncio.Protocol):
             self.era = server.era
 
     def close(self) -> None:
-        """End the connection once what was written has left."""
-        self._release()
+        """End the connection once what was written has left; until then the server holds it."""
+        self._stop_awaiting()
         if self.transport is not None:
             self.transport.close()
 
@@ -320,9 +320,15 @@ class Connection(asyncio.Protocol):
             # Paused perhaps, for what came too early; the library pauses by itself.
             transport.resume_reading()
             self._server.hand_over(transport, data, is_followed=is_followed)
+            if self.is_paused:
+                # A transport says it once, and has told us: the library would write on without end.
+                cast("asyncio.Protocol", transport.get_protocol()).pause_writing()
 
-    def _release(self) -> None:
+    def _stop_awaiting(self) -> None:
         if self._is_awaited:
             self._is_awaited = False
             self._server.due.discard(self)
+
+    def _release(self) -> None:
+        self._stop_awaiting()
         self._server.closed(self)

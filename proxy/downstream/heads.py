@@ -27,7 +27,7 @@ _START: Final = rb"(POST|GET|DELETE) (/[!-~]*+) HTTP/1\.1\r\n"
 _FIELDS: Final = rb"(?:" + _TOKEN + rb":[\t -~]*+\r\n)++"
 _WHOLE: Final = re.compile(_START + rb"(" + _FIELDS + rb")").fullmatch
 # What may still become a usual head; anything else must have its answer now, not when its end has come.
-_BEGUN: Final = re.compile(_START + rb"(?:" + _FIELDS + rb")?+(?:" + _TOKEN + rb"(?::[\t -~]*+)?+)?+\r?+\n?+").fullmatch
+_BEGUN: Final = re.compile(_START + rb"(?:" + _FIELDS + rb")?+(?:" + _TOKEN + rb"(?::[\t -~]*+\r?+)?+|\r)?+").fullmatch
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):[\t ]*+([\t -~]*+)\r\n").findall
 _LENGTH: Final = re.compile(rb"[1-9][0-9]{0,9}").fullmatch
 _VALUE: Final = re.compile(rb"[!-~]{1,256}").fullmatch
@@ -45,6 +45,7 @@ _UNUSUAL: Final = frozenset(
         "expect",
         "http2-settings",
         "proxy-connection",
+        "sec-websocket-key1",
         "te",
         "trailer",
         "transfer-encoding",
@@ -95,24 +96,23 @@ class Heads:
         if text.startswith(b"GET"):
             key, cursor, _ = _without(key, _CURSORS)
         known = self._known.get(key)
-        if known is not None and (_LENGTH(digits) or not digits):
-            # Where there is a length there was one before: the key holds what stands in front of its digits.
-            if not session_id and known.session_id is None:
+        # Only with a good length, where there is one: without one the key is that of a head whose body has no end.
+        if known is not None and (_LENGTH(digits) is not None) == (known.method == "POST"):
+            has_session, has_cursor = known.session_id is not None, known.last_event_id is not None
+            if not has_session and not has_cursor:
                 return Reading(known, int(digits or b"0"), until, behind)
-            if known.session_id is not None and _VALUE(session_id) and (_VALUE(cursor) or known.last_event_id is None):
-                again = known.of(session_id.decode("ascii"), cursor.decode("ascii") or None)
+            if (not has_session or _VALUE(session_id)) and (not has_cursor or _VALUE(cursor)):
+                again = known.of(session_id.decode("ascii") or None, cursor.decode("ascii") or None)
                 return Reading(again, int(digits or b"0"), until, behind)
         head = _parse(text)
-        if head is None:
+        if head is None or (head.method == "POST" and not _LENGTH(digits)):
             return None
         # A client's own correlation id is new every time: nothing would be recognised.
         if head.request_id is None:
             if len(self._known) >= MAX_HEADS:
                 self._known.clear()
             self._known[key] = head
-        if head.method != "POST":
-            return Reading(head, 0, b"", b"")
-        return Reading(head, int(digits), until, behind) if _LENGTH(digits) else None
+        return Reading(head, int(digits or b"0"), until, behind)
 
 
 def _without(text: bytes, names: tuple[bytes, ...]) -> tuple[bytes, bytes, int]:
