@@ -306,9 +306,14 @@ class Call:
             self._stream_ended(is_clean=proven and self._decoder.is_at_boundary)
         elif self._buffer is not None:
             body = b"".join(self._buffer)
-            self._forget_answer()
+            self._buffer = None
+            if self._held:
+                self._forget_answer()
             # A body delimited by the close alone may be cut: only whole JSON proves it whole.
-            if proven or not body or self._status >= 300 or jsonrpc.classify(body).kind is not Kind.OPAQUE:
+            if proven and self._status < 300:
+                # ANSWERED, which is relayed whatever else holds: the tables are asked about everything else.
+                self._relay_answer(body)
+            elif proven or not body or self._status >= 300 or jsonrpc.classify(body).kind is not Kind.OPAQUE:
                 self._answered(body)
             else:
                 self._decide(Outcome.BROKEN, b"")
@@ -334,10 +339,6 @@ class Call:
 
     def _answered(self, body: bytes) -> None:
         status = self._status
-        if status < 300:
-            # ANSWERED, which is relayed whatever else holds: the tables are asked about everything else.
-            self._relay_answer(body)
-            return
         has_jsonrpc_body = status >= 500 and jsonrpc.classify(body).kind is _RESPONSE
         self._decide(
             exchange.classify_status(status, carried_id=self._carried_id, has_jsonrpc_body=has_jsonrpc_body),
@@ -383,7 +384,9 @@ class Call:
     def _relay_answer(self, body: bytes) -> None:
         status = self._status
         if status < 300:
-            self._relay.accepted(self.headers)
+            headers = self._relay.ctx.forward(self._head)
+            if self._relay.credentials is not headers:
+                self._relay.accepted(headers)
             if self._method in REMEMBERED and not jsonrpc.classify(body).is_error:
                 remember(self._relay, self._method, self._body, self.correlation_id)
         if self._stream is None and status < 300 and (status in (202, 204) or not body):
@@ -393,7 +396,6 @@ class Call:
             sink, self._sink = self._sink, None
             self._done()
             if sink is not None:
-                sink.watch(None)
                 self._relay.answer(sink, status, self._answer_headers, body)
         elif status < 300:
             envelope = jsonrpc.classify(body)

@@ -249,7 +249,7 @@ class SessionRelay:
         """Free the ids of a call that is over."""
         for request_id in ids:
             self.calls.pop(request_id, None)
-        self.touch()
+        self.last_active = self.ctx.clock.now()
 
     def park(self) -> None:
         """End the upstream's side of an idle session; the client's stays (semantics 20)."""

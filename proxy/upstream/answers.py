@@ -9,6 +9,8 @@ from proxy.core.headers import Block, Headers
 
 MAX_HEADS = 512
 """Remembered at once, forgotten all together: heads with a date are new every second, with a session id for each."""
+MAX_HEAD_BYTES = 8_000
+"""Longer ones are not remembered."""
 BODILESS = frozenset({204, 304})
 """Answers that have no body whatever their headers say (RFC 9110, 6.4.1); llhttp knows them too."""
 _LENGTHS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
@@ -41,10 +43,10 @@ class KnownHeads:
         self._heads: dict[bytes, KnownHead] = {}
 
     def find(self, data: bytes) -> Found | None:
-        """Look for the head that *data* begins with; None where it does not end there or its length is odd."""
+        """Look for the head that *data* begins with; None where it is not one to remember."""
         end = data.find(b"\r\n\r\n") + 4
         # llhttp forgives line ends in front of an answer: an empty line there is not the head's end.
-        if end < 4 or not data.startswith(b"HTTP/1."):
+        if not 4 <= end <= MAX_HEAD_BYTES or not data.startswith(b"HTTP/1."):
             return None
         at = data.find(_LENGTHS[0], 0, end)
         if at < 0:

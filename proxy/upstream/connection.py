@@ -42,6 +42,10 @@ class _Lane(Enum):
     """A chunked body, between two chunks."""
 
 
+# A member of an enum costs ten times a global to get at.
+_HEAD, _PARSER, _COUNTED, _CHUNKS = _Lane
+
+
 class _StatusError(Exception):
     """The status is none: below 100, or an announcement that llhttp does not know and reads a body behind."""
 
@@ -81,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._poller: select.poll | None = None
         self._parser: httptools.HttpResponseParser | None = None
         """Made when it is needed; between two answers it stands before the next."""
-        self._lane = _Lane.HEAD
+        self._lane = _HEAD
         self._left = 0
         """Bytes of a counted body that are still to come."""
         self._learning: bytes | None = None
@@ -121,16 +125,16 @@ class Connection(asyncio.Protocol):
             self.drop()
             return
         lane = self._lane
-        if lane is _Lane.PARSER:
+        if lane is _PARSER:
             self._parse(data)
             return
         try:
-            if lane is _Lane.HEAD:
-                self._begin_answer(exchange, data)
-            elif lane is _Lane.COUNTED:
-                self._count(exchange, data)
-            else:
+            if lane is _CHUNKS:
                 self._take_chunks(exchange, data, 0)
+            elif lane is _HEAD:
+                self._begin_answer(exchange, data)
+            else:
+                self._count(exchange, data)
         except Exception as error:  # a receiver raised: our own defect, not the upstream's
             self._pool.report({"message": "receiver failed", "exception": error})
             self._fail("receiver failed")
@@ -140,14 +144,14 @@ class Connection(asyncio.Protocol):
     def _begin_answer(self, exchange: WireExchange, data: bytes) -> None:
         found = self._pool.heads.find(data)
         if found is None:
-            self._lane = _Lane.PARSER
+            self._lane = _PARSER
             self._parse(data)
             return
         head, key, start, length = found
         if head is None or (head.is_counted and len(data) - start > length):
             # Not seen before; or with bytes behind the answer, which are the parser's to judge.
             self._learning = key
-            self._lane = _Lane.PARSER
+            self._lane = _PARSER
             self._is_chunked = False
             self._parse(data)
             if self._is_chunked:
@@ -162,7 +166,7 @@ class Connection(asyncio.Protocol):
         if exchange.is_over:
             return
         if not head.is_counted:
-            self._lane = _Lane.CHUNKS
+            self._lane = _CHUNKS
             if start < len(data):
                 self._take_chunks(exchange, data, start)
         elif start + length == len(data):
@@ -170,7 +174,7 @@ class Connection(asyncio.Protocol):
                 exchange.receiver.on_data(data[start:])
             self._complete()
         else:
-            self._lane = _Lane.COUNTED
+            self._lane = _COUNTED
             self._left = length
             if start < len(data):
                 self._count(exchange, data[start:])
@@ -206,7 +210,7 @@ class Connection(asyncio.Protocol):
                 return
             start = last + 2
         if start < end:
-            self._lane = _Lane.PARSER
+            self._lane = _PARSER
             self._parse_rest(data[start:] if start else data)
 
     def _parse_rest(self, data: bytes) -> None:
@@ -221,7 +225,7 @@ class Connection(asyncio.Protocol):
     def _leave_parser(self, data: bytes) -> None:
         if self._exchange is not None and not self._is_in_chunk and data.endswith(b"\r\n"):
             # It stands between two chunks, and so do we.
-            self._lane = _Lane.CHUNKS
+            self._lane = _CHUNKS
 
     def _parse(self, data: bytes) -> None:
         # The parser has no bound of its own: a header or a trailer, a chunk extension, announcements (1xx) may go on
@@ -372,7 +376,7 @@ class Connection(asyncio.Protocol):
         self._has_head = False
         self._is_complete = False
         self._is_informational = False
-        self._lane = _Lane.HEAD
+        self._lane = _HEAD
         self._learning = None
         if self._is_muted:
             # It stands in the middle of an answer whose end it was not shown.
