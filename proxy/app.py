@@ -56,7 +56,7 @@ class App:
         self.config = config
         self.clock = SystemClock(asyncio.get_running_loop())
         self.counters = Counters()
-        self.observer = Observers(LogObserver(), self.counters)
+        self.observer = Observers(LogObserver(config.log.level), self.counters)
         self.edge: Edge = EDGES[config.upstream.http](config.upstream)
         self.recovery = Recovery(self.edge, config.upstream, self.clock, self.observer)
         self.budget = Budget(config.replay, self.clock.now)

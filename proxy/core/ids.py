@@ -32,6 +32,7 @@ SESSION_ENTROPY_BYTES: Final = 24
 EPOCH_ENTROPY_BYTES: Final = 8
 EPOCH_LENGTH: Final = 12
 
+_EPOCHS: Final = 36**EPOCH_LENGTH
 _BASE36: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _LEGAL_SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,256}")
@@ -62,7 +63,7 @@ def mint_epoch(entropy: bytes) -> Epoch:
     """Spell at least 8 random bytes as 12 characters of [0-9a-z] (62 bits)."""
     if len(entropy) < EPOCH_ENTROPY_BYTES:
         raise ValueError(f"an epoch takes {EPOCH_ENTROPY_BYTES} bytes of entropy, got {len(entropy)}")
-    number = int.from_bytes(entropy, "big")
+    number = int.from_bytes(entropy, "big") % _EPOCHS
     digits = []
     for _ in range(EPOCH_LENGTH):
         number, digit = divmod(number, 36)

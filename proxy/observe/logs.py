@@ -56,13 +56,20 @@ def configure(level: str, format: str, stream: TextIO | None = None) -> None:  #
 
 
 class LogObserver(Funnel):
-    """Writes one line per record; to be made after `configure`."""
+    """Writes one line per record; to be made after `configure`.
 
-    def __init__(self) -> None:
+    Knows the least severe level that is written: below it not even the words of a line are looked up.
+    """
+
+    def __init__(self, level: str = "debug") -> None:
+        least = logging.getLevelNamesMapping()[level.upper()]
+        self._written = {verb for verb, own in LEVELS.items() if logging.getLevelNamesMapping()[own.upper()] >= least}
         self._logger = cast("structlog.typing.FilteringBoundLogger", structlog.get_logger().bind())
 
     def observed(self, verb: str, record: Record) -> None:
         """Write `record` under the name of its verb; empty fields are left out."""
+        if verb not in self._written:
+            return
         said = {name: value for name, value in msgspec.structs.asdict(record).items() if value != ""}
         # The last line of defence: a caller that forgot to take the fingerprint must not publish a live id.
         if record.session and not Fingerprint.is_fingerprint(record.session):

@@ -4,6 +4,8 @@ Owns the framing. llhttp (httptools) reads every head the first time, and whatev
 comes again byte for byte, but for its length, is recognised (`answers.py`), and a plain body behind it is counted here.
 Knows no pool beyond whom it tells that it rests or is gone. Invariant: bytes that nobody asked for end the connection;
 they never reach the next request.
+
+Longer than the guide: who takes the next bytes (parser, count, chunks) changes inside one answer, on one state.
 """
 
 import asyncio

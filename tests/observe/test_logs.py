@@ -90,6 +90,21 @@ def test_empty_fields_are_left_out_and_zeros_stay() -> None:
     }
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_below_the_least_severe_level_a_record_is_not_even_read(verb: str) -> None:
+    """What is not written costs nothing; what is, is written whole."""
+    stream = io.StringIO()
+    configure("debug", "json", stream)
+    log = LogObserver("warning")
+
+    if LEVELS[verb] == "info":
+        getattr(log, verb)(None)
+    else:
+        getattr(log, verb)(Record(session="0123456789"))
+
+    assert stream.getvalue().count("\n") == (LEVELS[verb] == "warning")
+
+
 @pytest.mark.parametrize("format_", ["json", "console"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_one_line(verb: str, format_: str) -> None:
