@@ -83,12 +83,13 @@ class Queue:
         # In the order of joining, which is the order of the deadlines, as the delay is the same for all.
         self._deadlines: dict[Due, float] = {}
         self._is_running = False
+        self._is_closed = False
         self._now = clock.now
 
     def add(self, member: Due) -> None:
         """Join; a member that is in already must leave first, to start anew."""
         self._deadlines[member] = self._now() + self._delay
-        if not self._is_running:
+        if not self._is_running and not self._is_closed:
             self._is_running = True
             self._clock.call_later(self._delay, self._turn)
 
@@ -106,6 +107,7 @@ class Queue:
 
     def close(self) -> None:
         """Forget the members; nobody is called any more."""
+        self._is_closed = True
         self._deadlines.clear()
 
     def _turn(self) -> None:

@@ -293,7 +293,7 @@ class Connection(asyncio.Protocol):
         elif self._buffer:
             # The client did not wait for its answer.
             early, self._buffer = self._buffer, b""
-            self._hand_over(early)
+            self._hand_over(early, is_followed=True)
         else:
             self.era = server.era
 

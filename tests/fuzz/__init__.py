@@ -1,0 +1,1 @@
+"""Random bytes for the edges: a second reader of HTTP, transports in memory, grammars, a coverage-guided fuzzer."""
