@@ -185,7 +185,8 @@ class _HttpSink:
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
         # aiohttp's parser takes the last trailer behind a chunked body for the first header of the next request.
-        self._closes = "Transfer-Encoding" in request.headers
+        # Behind an upgrade that it does not know it drops what came in the same segment.
+        self._closes = "Transfer-Encoding" in request.headers or "Upgrade" in request.headers
         self._status = 0
         self._headers: Headers = []
         self._parts: list[bytes] = []
@@ -274,7 +275,8 @@ class _HttpSink:
                 whole.force_close()
             return whole
         response = web.StreamResponse(status=self._status, headers=headers)
-        if self._closes:
+        if self._closes or self._request.version < HttpVersion11:
+            # An HTTP/1.0 client knows no chunks: the end of the connection ends its body.
             response.force_close()
         if not self._is_aborted:
             await response.prepare(self._request)

@@ -291,7 +291,8 @@ class Connection(asyncio.Protocol):
         if self._has_head:
             return
         text = name.decode("utf-8", "surrogateescape")
-        self._headers.append((text, value.decode("utf-8", "surrogateescape")))
+        # Without the blanks behind it, which llhttp leaves on (RFC 9112, 5.1).
+        self._headers.append((text, value.decode("utf-8", "surrogateescape").rstrip(" \t")))
         # By its first letters: most names begin otherwise.
         if text[0] in "cCtT" and text.lower() in ("content-length", "transfer-encoding"):
             self._has_length = True

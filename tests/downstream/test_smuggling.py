@@ -58,8 +58,6 @@ UNAMBIGUOUS = {
 }
 """Cases that look hostile and can be read in one way only, and the bodies of the requests they are."""
 
-LOSES = pytest.mark.xfail(reason="aiohttp drops what came in one segment behind an upgrade it does not know")
-
 both = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -169,7 +167,7 @@ async def test_trailers_are_no_headers_of_anybody(kind: str, line: str, together
 # -- upgrades
 
 
-@pytest.mark.parametrize("protocol", ["websocket", pytest.param("h2c", marks=LOSES), pytest.param("x", marks=LOSES)])
+@pytest.mark.parametrize("protocol", ["websocket", "h2c", "x"])
 @both
 async def test_bytes_behind_an_upgrade_are_no_less_than_others(kind: str, protocol: str) -> None:
     """An upgrade that is not made changes no framing: what follows is read on, wherever its segments end."""
@@ -428,7 +426,6 @@ async def test_a_call_that_its_client_left_does_not_answer_another(kind: str) ->
             assert b"plain" in told.body
 
 
-@pytest.mark.xfail(reason="aiohttp keeps the connection of an HTTP/1.0 client behind an answer that only its end ends")
 @both
 async def test_a_body_that_the_close_ends_is_followed_by_the_close(kind: str) -> None:
     """An old client that would keep its connection is told where a stream ends, and no answer comes behind it."""

@@ -34,7 +34,7 @@ Test = Callable[..., Awaitable[None]]
 def everywhere(test: Test) -> Callable[..., None]:
     """Run a test for every edge on its loop, within a deadline."""
 
-    @pytest.mark.parametrize("kind", EDGES)
+    @pytest.mark.parametrize("kind", list(EDGES))
     @functools.wraps(test)
     def run(kind: str, **more: Any) -> None:
         async def bounded() -> None:
@@ -313,6 +313,13 @@ async def test_trailers_are_no_headers_of_the_next_answer(kind: str) -> None:
         assert heard.outcome == (200, b"1", True)
         assert heard.headers == [("Content-Type", "application/json"), ("Content-Length", "1")]
         assert b.server.connections == 1
+
+
+@everywhere
+async def test_blanks_around_a_value_are_no_part_of_it(kind: str) -> None:
+    """A session id, say, is the same to every reader (RFC 9110, 5.5)."""
+    async with Bench(EDGES[kind], once(ok(b"abc", "X-A:  \t 1 2 \t "))) as b:
+        assert (await b.ask(body=b"0")).get("X-A") == ["1 2"]
 
 
 # -- early ends
