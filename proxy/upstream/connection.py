@@ -132,6 +132,14 @@ class Connection(asyncio.Protocol):
             return
         try:
             if lane is _CHUNKS:
+                # Nearly every read is one chunk and nothing else: it is handed on without a further call.
+                match = _CHUNK(data)
+                if match is not None:
+                    first = match.end()
+                    last = first + int(match[1], 16)
+                    if first < last == len(data) - 2 and data.endswith(b"\r\n"):
+                        exchange.receiver.on_data(data[first:last])
+                        return
                 self._take_chunks(exchange, data, 0)
             elif lane is _HEAD:
                 self._begin_answer(exchange, data)
