@@ -325,6 +325,13 @@ def test_a_closed_queue_calls_nobody() -> None:
     assert len(queue) == 0
     assert clock.pending() == 0
 
+    # Who joins a closed one is not called either.
+    queue.add(first)
+    clock.advance(2 * DELAY)
+
+    assert first.calls == []
+
+    clock, queue, (first, second) = waiting(2)
     first.do = queue.close
     queue.add(first)
     queue.add(second)
