@@ -119,7 +119,7 @@ class Upstream:
     ca_file: str = _setting("")
     """PEM file of the authorities that may have signed its certificate; "": the system's. For a private one."""
     http: str = _setting("wire", check=_one_of("wire", "aiohttp"))
-    """How it is spoken to: `wire` (at protocol level, a third of the price) or `aiohttp`, which does the same."""
+    """How it is spoken to: `wire` (at protocol level, a fifth of the price) or `aiohttp`, which does the same."""
     connect_timeout_seconds: float = _seconds(5.0)
     """Time for one connection attempt, seconds, above 0. 5: one lost SYN and its repetitions fit."""
     keepalive_seconds: float = _seconds(2.0, zero=True)

@@ -89,6 +89,8 @@ _REQUEST_OWN: Final = _HOP_BY_HOP | {
 _RESPONSE_OWN: Final = _HOP_BY_HOP | {"content-length", "mcp-session-id"}
 _FORWARDED: Final = frozenset({"forwarded", "x-real-ip"})
 _FORWARDED_PREFIX: Final = "x-forwarded-"
+_LINE_END: Final = re.compile(r"[\r\n\0]").search
+_LINE_ENDS: Final = re.compile(r"[\r\n\0]+[ \t]*").sub
 _PLAIN_CONNECTION: Final = frozenset({"keep-alive", "close"})
 
 
@@ -175,7 +177,9 @@ def _forward_response(headers: Headers) -> Headers:
     for header in headers:
         name = header[0].lower()
         if name not in _RESPONSE_OWN:
-            kept.append(header)
+            # A folded value may reach us with its line ends: "one or more SP" in their place (RFC 9112, 5.2). As it
+            # is, it could not be sent on, and its client would wait for ever.
+            kept.append(header if _LINE_END(header[1]) is None else (header[0], _LINE_ENDS(" ", header[1])))
         elif name == "connection":
             connection = _options(connection, header[1])
     return _without(kept, connection)

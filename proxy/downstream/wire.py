@@ -1,8 +1,8 @@
 """The downstream edge at protocol level, in front of the library's.
 
 Owns the listening socket, the connections that are served at protocol level, and what they share: deadlines, the date.
-The library's server (`http.py`) stands behind it for every connection that is handed over. Invariant: which of the two
-served a request cannot be told from outside.
+The library's server (`server.py`) stands behind it for every connection that is handed over. Invariant: which of the
+two served a request cannot be told from outside.
 """
 
 import asyncio

@@ -122,6 +122,15 @@ def test_a_response_keeps_its_headers():
     assert h.forward_response([("content-length", "3"), *kept, ("mcp-session-id", "up")]) == kept
 
 
+@pytest.mark.parametrize("value", ["a\r\n b", "a\n\tb", "a\rb", "a\0b", "a\r\n\r\n  b"])
+def test_a_folded_value_is_sent_on_in_one_line(value):
+    """A line end inside a value becomes a space: rendered as it is, it would say two things, or nothing be sent."""
+    forwarded = h.forward_response([("X-A", value), ("X-B", "c")])
+
+    assert forwarded == [("X-A", "a b"), ("X-B", "c")]
+    assert h.render(forwarded) == b"X-A: a b\r\nX-B: c\r\n"
+
+
 NAMES = st.sampled_from([name for name, _ in HOP_BY_HOP] + ["Host", "A", "B", "X-Forwarded-For", "Content-Length"])
 
 

@@ -17,6 +17,7 @@ from proxy.downstream.connection import COPIED_BYTES, EARLY_BYTES, Connection
 from proxy.downstream.heads import Heads
 from proxy.downstream.sink import BURST_BYTES
 from proxy.wheel import Queue
+from support.asked import Asked
 from support.fakes import FakeClock
 
 TIMEOUT = 16.0
@@ -95,25 +96,6 @@ class Library(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Note it."""
         self.is_paused = True
-
-
-class Asked:
-    """One request with its sink. Fulfils `core.edge.Watcher`."""
-
-    def __init__(self, request: Request, sink: Sink) -> None:
-        self.request = request
-        self.sink = sink
-        self.closed = 0
-        self.drained = 0
-        sink.watch(self)
-
-    def sink_closed(self) -> None:
-        """Count."""
-        self.closed += 1
-
-    def sink_drained(self) -> None:
-        """Count."""
-        self.drained += 1
 
 
 class Line:

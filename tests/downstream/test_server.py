@@ -14,6 +14,7 @@ from proxy.config import Listen
 from proxy.core.edge import Request, Sink
 from proxy.downstream.server import BURST_BYTES, HIGH_WATER_BYTES
 from proxy.upstream.sockets import KEEPALIVE_IDLE_SECONDS
+from support.asked import Asked
 from support.raw import Cut, RawConnection
 from support.raw_server import turns
 from support.waiting import until
@@ -21,25 +22,6 @@ from support.waiting import until
 TEXT = ("Content-Type", "text/plain")
 STREAM = [("Content-Type", "text/event-stream")]
 MIB = 2**20
-
-
-class Asked:
-    """One request with its sink. Fulfils `core.edge.Watcher`."""
-
-    def __init__(self, request: Request, sink: Sink) -> None:
-        self.request = request
-        self.sink = sink
-        self.closed = 0
-        self.drained = 0
-        sink.watch(self)
-
-    def sink_closed(self) -> None:
-        """Count."""
-        self.closed += 1
-
-    def sink_drained(self) -> None:
-        """Count."""
-        self.drained += 1
 
 
 class House:
