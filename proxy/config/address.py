@@ -1,7 +1,8 @@
-"""Own the text of addresses, URLs, hosts and origins as a person writes them: parse, or say what is wrong.
+"""Own the text of addresses, URLs, hosts, origins and headers as people write them: parse, or say what is wrong.
 
 Knows neither settings nor sockets, and resolves no names. A `*_problem` function returns what was expected
-and what was given, empty when nothing is wrong. Invariant: no such text shows a password or a query.
+and what was given, empty when nothing is wrong. Invariant: no such text shows a password, a query, a token or the
+value of a header.
 """
 
 import ipaddress
@@ -11,6 +12,16 @@ from urllib.parse import urlsplit
 
 _SHOWN_CHARACTERS = 80
 _DESCRIPTOR = re.compile(r"fd:([0-9]{1,9})")
+_NOT_SETTABLE = frozenset(
+    {
+        # Of the connection (RFC 9110, 7.6.1): they would change how the message is framed, or not arrive.
+        *("connection", "http2-settings", "keep-alive", "proxy-authenticate", "proxy-authorization"),
+        *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "content-length", "expect"),
+        # Written by the proxy for each message: a fixed value would be another session's, or another body's.
+        *("accept", "accept-encoding", "content-encoding", "content-type", "host", "last-event-id"),
+        *("mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id"),
+    }
+)
 
 
 def shown(value: object) -> str:
@@ -96,6 +107,44 @@ def host_problem(text: str) -> str:
     if not (address_problem(text) and address_problem(f"{text}:80")):
         return ""
     return f"expected hosts as in a Host header (name or name:port), got {shown(text)}"
+
+
+def host_name_problem(text: str) -> str:
+    """Judge the name of a host, or its address (IPv6 in brackets), without port; "" stands for any."""
+    if not text or not address_problem(f"{text}:80"):
+        return ""
+    return f"expected a host name or an IP address without port, got {shown(text)}"
+
+
+def header_problem(name: str, value: str) -> str:
+    """Judge a header that is sent with every request to an upstream; the value is never shown."""
+    if re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) is None:  # a token (RFC 9110, 5.6.2)
+        return f"expected a header name, got {shown(name)}"
+    if name.lower() in _NOT_SETTABLE:
+        return "expected another header: the proxy writes this one for each message, or it is of the connection"
+    # No CR, LF and NUL, which would start another header (RFC 9110, 5.5), no blanks at the ends, which get lost.
+    fits = re.fullmatch(r"(?:[!-~](?:[ \t!-~]*[!-~])?)?", value)
+    return "" if fits else "expected a header value of visible ASCII characters, blanks only between them"
+
+
+def label_problem(name: str, value: str) -> str:
+    """Judge a label: shown on one line of a table, beside others."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}", name) is None:
+        return f"expected a label of up to 64 letters, digits and . _ / -, got {shown(name)}"
+    fits = len(value) <= 256 and value.isprintable()
+    return "" if fits else f"expected up to 256 printable characters, got {shown(value)}"
+
+
+def token_problem(text: str) -> str:
+    """Judge a bearer token, which is never shown; "" stands for none."""
+    fits = re.fullmatch(r"[A-Za-z0-9._~+/-]*=*", text)  # as a client can send it (RFC 6750, 2.1)
+    return "" if fits else "expected a token of letters, digits and - . _ ~ + /, perhaps = at its end"
+
+
+def tool_problem(text: str) -> str:
+    """Judge the name of a tool, in which `*` may stand for any text."""
+    fits = 0 < len(text) <= 256 and text.isprintable()
+    return "" if fits else f"expected the name of a tool, or a part of it with *, got {shown(text)}"
 
 
 def origin_problem(text: str) -> str:

@@ -8,12 +8,14 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from proxy.config import routes
 from proxy.config.address import shown
-from proxy.config.sections import Config, Listen, Rule
+from proxy.config.rules import Rule, checked, name_problem, parsed
+from proxy.config.sections import Admin, Config, Listen, Route
 
 # One judgement for both: an address that counted as loopback here and not there would lose its check of Host.
 from proxy.core.headers import is_loopback
@@ -44,7 +46,7 @@ class _Given(NamedTuple):
     source: str
 
 
-_SECTIONS: dict[str, Any] = {section.name: section.type for section in fields(Config)}
+_SECTIONS: dict[str, Any] = {section.name: section.type for section in fields(Config) if is_dataclass(section.type)}
 SETTINGS: dict[str, _Setting] = {
     f"{section}.{f.name}": _Setting(section, f.name, f.default, f.metadata["rule"])
     for section, cls in _SECTIONS.items()
@@ -52,23 +54,8 @@ SETTINGS: dict[str, _Setting] = {
 }
 """Every setting by its dotted key."""
 
-_KINDS = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    tuple: "a list of strings",
-}
-_WORDS = {
-    "true": True,
-    "1": True,
-    "yes": True,
-    "on": True,
-    "false": False,
-    "0": False,
-    "no": False,
-    "off": False,
-}
+_POOL_KEY = "upstream.url"
+"""The one setting whose flag may be given several times: its values are then a pool."""
 
 
 def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
@@ -110,6 +97,9 @@ def _from_toml(text: str, source: str) -> Iterator[_Given]:
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
         raise _syntax_error(str(error), text, source) from error
     for section, table in tables.items():
+        if section == routes.KEY:
+            yield _Given(routes.KEY, routes.read(table, source), source)
+            continue
         if section not in _SECTIONS:
             raise _unknown(section, source)
         if not isinstance(table, dict):
@@ -137,26 +127,22 @@ def _from_environ(environ: Mapping[str, str]) -> Iterator[_Given]:
             continue
         if name not in keys:
             key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+            if re.match(rf"{routes.KEY}\b", key):
+                raise ConfigError("routes are set in the file alone", key=key, source=name)
             raise _unknown(key, name, {key: env for env, key in keys.items()})
-        yield _checked(keys[name], _parsed(type(SETTINGS[keys[name]].default), text), name)
-
-
-def _parsed(kind: type, text: str) -> object:
-    """Read an environment variable as `kind`; text that is not one stays text, which `_checked` refuses."""
-    if kind is tuple:
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if kind is bool:
-        return _WORDS.get(text.strip().lower(), text)
-    try:
-        return kind(text)
-    except ValueError:
-        return text
+        setting = SETTINGS[keys[name]]
+        yield _checked(keys[name], parsed(setting.default, setting.rule, text), name)
 
 
 def _from_overrides(overrides: Mapping[str, object]) -> Iterator[_Given]:
     for key, value in overrides.items():
         flag = SETTINGS[key].rule.flag if key in SETTINGS else ""
-        yield _checked(key, value, flag or "command line")
+        source = flag or "command line"
+        if key == _POOL_KEY and isinstance(value, list) and value:
+            urls = tuple(_checked(key, item, source).value for item in value)
+            yield _Given(key, urls[0] if len(urls) == 1 else urls, source)
+        else:
+            yield _checked(key, value, source)
 
 
 def _checked(key: str, value: object, source: str) -> _Given:
@@ -164,28 +150,7 @@ def _checked(key: str, value: object, source: str) -> _Given:
     if key not in SETTINGS:
         raise _unknown(key, source)
     setting = SETTINGS[key]
-    kind = type(setting.default)
-    if kind is float and type(value) is int and abs(value) < 2**1000:
-        value = float(value)  # a longer integer would overflow; it stays one and is refused
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        value = tuple(value)
-    if type(value) is not kind:  # exact: a bool is an int to isinstance
-        raise ConfigError(f"expected {_KINDS[kind]}, got {shown(value)}", key=key, source=source)
-    problem = _problem(value, setting.rule)
-    if problem:
-        raise ConfigError(problem, key=key, source=source)
-    return _Given(key, value, source)
-
-
-def _problem(value: object, rule: Rule) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        # Written so that nan, which compares false with everything, is out of every range.
-        if rule.least <= value <= rule.most and not (rule.positive and value == 0):
-            return ""
-        bounds = "above 0 and at most" if rule.positive else f"from {rule.least} to"
-        return f"expected a number {bounds} {rule.most:.15g}, got {shown(value)}"
-    texts = value if isinstance(value, tuple) else (value,) if isinstance(value, str) else ()
-    return next(filter(None, map(rule.check, texts)), "") if rule.check else ""
+    return _Given(key, checked(value, setting.default, setting.rule, key, source), source)
 
 
 def _unknown(key: str, source: str, names: Mapping[str, str] | None = None) -> ConfigError:
@@ -195,7 +160,7 @@ def _unknown(key: str, source: str, names: Mapping[str, str] | None = None) -> C
     """
     last = key.rpartition(".")[2]
     elsewhere = [known for known, setting in SETTINGS.items() if setting.name == last]
-    close = difflib.get_close_matches(key, [*_SECTIONS, *SETTINGS], n=1, cutoff=0.7)
+    close = difflib.get_close_matches(key, [*_SECTIONS, routes.KEY, *SETTINGS], n=1, cutoff=0.7)
     nearest = next(iter([*elsewhere, *close]), "")
     hint = f"; did you mean {(names or {}).get(nearest, nearest)}?" if nearest else ""
     return ConfigError(f"unknown {'key' if '.' in key else 'table or key'}{hint}", key=key, source=source)
@@ -204,13 +169,32 @@ def _unknown(key: str, source: str, names: Mapping[str, str] | None = None) -> C
 def _build(given: Iterable[_Given]) -> Config:
     """Lay the values over the defaults, later ones over earlier ones, and validate the whole."""
     by_key = {item.key: item for item in given}
+    sources = {key: item.source for key, item in by_key.items()}
+    tables = by_key.pop(routes.KEY, None)
+    pool: tuple[str, ...] = ()
     values: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     for item in by_key.values():
-        setting = SETTINGS[item.key]
-        values[setting.section][setting.name] = item.value
-    config = Config(**{section: cls(**values[section]) for section, cls in _SECTIONS.items()})
-    _validate(config, {key: item.source for key, item in by_key.items()})
-    return config
+        setting, value = SETTINGS[item.key], item.value
+        if item.key == _POOL_KEY and isinstance(value, tuple):
+            pool, value = value, value[0]
+        values[setting.section][setting.name] = value
+    config = Config(**{section: cls(**values[section]) for section, cls in _SECTIONS.items()}, given=frozenset(sources))
+    _validate(config, sources)
+    if tables is not None:
+        return replace(config, routes=routes.build(tables.value, config.upstream))
+    return replace(config, routes=_route_of(config, pool, sources)) if pool else config
+
+
+def _route_of(config: Config, urls: Iterable[str], sources: Mapping[str, str]) -> tuple[Route, ...]:
+    """Make the one route of a pool that the command line gave: `default`, `default-2`, and so on."""
+    first = config.upstream
+    upstreams = [first]
+    for number, url in enumerate([*urls][1:], 2):
+        upstreams.append(replace(first, name=f"{first.name}-{number}", url=url))
+    problem = name_problem(upstreams[-1].name)
+    if problem:
+        raise ConfigError(problem, key="upstream.name", source=sources["upstream.name"])
+    return (replace(config.routes[0], upstreams=tuple(upstreams)),)
 
 
 _ASCENDING = (
@@ -226,6 +210,8 @@ _ASCENDING = (
     ("session.upstream_idle_seconds", "<=", "session.idle_seconds", "the upstream side ends first"),
     ("upstream.reconnect_min_seconds", "<=", "upstream.reconnect_max_seconds", "delays can grow"),
     ("upstream.ping_timeout_seconds", "<=", "upstream.silence_seconds", "one ping ends before the next"),
+    ("health.timeout_seconds", "<=", "health.interval_seconds", "one probe ends before the next"),
+    ("health.backoff_min_seconds", "<=", "health.backoff_max_seconds", "waits can grow"),
     (
         "stream.heartbeat_seconds",
         "<",
@@ -246,17 +232,61 @@ def _validate(config: Config, sources: Mapping[str, str]) -> None:
         words = "below" if relation == "<" else "at most"
         problem = f"expected {low} ({small}) {words} {high} ({large}), so that {purpose}"
         raise ConfigError(problem, key=key, source=sources[key])
-    exposed = exposure_problem(config.listen)
-    if exposed:
-        raise ConfigError(exposed, key="listen.address", source=sources["listen.address"])
+    routes.check_limits(config.upstream, _names_given("upstream", sources), sources)
+    for section, address in ((config.listen, "listen.address"), (config.admin, "admin.address")):
+        exposed = exposure_problem(section)
+        if exposed:
+            raise ConfigError(exposed, key=address, source=sources[address])
+    _validate_ports(config, sources)
+    _validate_tools(config, sources)
+    if routes.KEY in sources:
+        _validate_alone(sources)
 
 
-def exposure_problem(listen: Listen) -> str:
+def _names_given(section: str, sources: Mapping[str, str]) -> dict[str, str]:
+    return {key.partition(".")[2]: key for key in sources if key.partition(".")[0] == section}
+
+
+def _validate_ports(config: Config, sources: Mapping[str, str]) -> None:
+    """Keep the two listeners apart. The admin API's default gives way by itself: who listens there need not know it."""
+    admin, listen = config.admin, config.listen
+    if "admin.address" not in sources or (admin.descriptor, admin.port) != (listen.descriptor, listen.port):
+        return
+    if admin.port or admin.descriptor is not None:
+        problem = f"expected another port than that of listen.address ({listen.address}), got {shown(admin.address)}"
+        raise ConfigError(problem, key="admin.address", source=sources["admin.address"])
+
+
+def _validate_tools(config: Config, sources: Mapping[str, str]) -> None:
+    both = [tool for tool in config.retry.safe_tools if tool in config.retry.unsafe_tools]
+    if both:
+        problem = f"expected each tool in one of retry.safe_tools and retry.unsafe_tools, got {shown(both[0])} in both"
+        raise ConfigError(problem, key="retry.safe_tools", source=sources["retry.safe_tools"])
+
+
+def _validate_alone(sources: Mapping[str, str]) -> None:
+    """Refuse what routes say for themselves: whoever set it as well expects an effect that it would not have."""
+    for key in routes.REPLACED:
+        if key in sources:
+            own = key.rpartition(".")[2]
+            table = "[[routes]]" if key == "listen.path" else "[[routes.upstreams]]"
+            problem = f"expected none beside the routes of {sources[routes.KEY]}: each {table} has its own {own}"
+            raise ConfigError(problem, key=key, source=sources[key])
+
+
+def exposure_problem(section: Listen | Admin) -> str:
     """Judge whether who can connect is allowed to: asked here, and again of a socket that came from outside."""
-    if is_loopback(listen.host) or listen.allow_anonymous:
+    if isinstance(section, Admin):
+        if not section.address or section.token or is_loopback(section.host):
+            return ""
+        return (
+            f"listening on {section.host} lets other machines administer the proxy: set admin.token to what they "
+            "must bring, or listen on 127.0.0.1"
+        )
+    if is_loopback(section.host) or section.allow_anonymous:
         return ""
     return (
-        f"listening on {listen.host} lets other machines in and nobody is authenticated: set "
+        f"listening on {section.host} lets other machines in and nobody is authenticated: set "
         "listen.allow_anonymous = true (--allow-anonymous) to allow that, or listen on 127.0.0.1"
     )
 

@@ -1,11 +1,12 @@
-"""Addresses, URLs, hosts and origins as people write them, through the settings that take them."""
+"""Addresses, URLs, hosts, origins and headers as people write them, through the settings that take them."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config import Listen, load, loads, parse_address
-from proxy.core.headers import is_loopback
+from proxy.config.address import header_problem, host_name_problem, label_problem, token_problem, tool_problem
+from proxy.core.headers import SINGLE_VALUE, forward_request, is_loopback, render
 from proxy.errors import ConfigError
 
 INVALID: list[tuple[str, str, str]] = [
@@ -137,3 +138,102 @@ def test_an_address_is_no_descriptor() -> None:
     assert Listen().descriptor is None
     assert Listen(address="fd.:3", allow_anonymous=True).descriptor is None
     assert (Listen(address="fd.:3").host, Listen(address="fd.:3").port) == ("fd.", 3)
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-Api-Key", "x_y.z", "!#$%&'*+-.^_`|~09aZ", "Cookie", "User-Agent"])
+@pytest.mark.parametrize("value", ["", "a", "Bearer a.b==", 'a, b;\tc="d"'])
+def test_headers_that_can_be_set(name: str, value: str) -> None:
+    """Any other token is a name, and visible ASCII is a value."""
+    assert header_problem(name, value) == ""
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a\r\nb", "a\0", "é", "a(b)", "a,b", "[a]"])
+def test_names_that_no_header_has(name: str) -> None:
+    """A name is a token: nothing in it can end the name or the line."""
+    assert header_problem(name, "x").startswith("expected a header name, got ")
+
+
+@pytest.mark.parametrize("value", ["a\r\nB: c", "a\n", "\ra", "a\0b", "é", "a\x7f", " a", "a ", "\t", "\ud800"])
+def test_values_that_no_header_has(value: str) -> None:
+    """Nothing in a value can start another header, and what is refused is not repeated."""
+    problem = header_problem("X-Key", value)
+
+    assert problem.startswith("expected a header value of visible ASCII")
+    assert ", got" not in problem
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Host", "Content-Length", "Transfer-Encoding", "Mcp-Session-Id", "Connection", "TE", "Trailer", "Upgrade"),
+        *("Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "Expect", "Accept", "Accept-Encoding"),
+        *("Content-Type", "Content-Encoding", "MCP-Protocol-Version", "Mcp-Method", "Mcp-Name", "Last-Event-ID"),
+    ],
+)
+def test_headers_of_the_message_cannot_be_set(name: str) -> None:
+    """What frames a message, or belongs to one session or body, is written for each message."""
+    assert header_problem(name, "x").startswith("expected another header")
+    assert header_problem(name.lower(), "x") == header_problem(name.upper(), "x") != ""
+
+
+@given(st.sampled_from([*SINGLE_VALUE, "Connection", "TE", "Upgrade", "Forwarded", "X-Key"]) | st.text(max_size=12))
+def test_what_does_not_cross_the_proxy_cannot_be_set(name: str) -> None:
+    """A header that a client's request loses on its way would be one the proxy has to write."""
+    if header_problem(name, "x") == "":
+        assert forward_request([(name, "x")], trust_forwarded=True) == [(name, "x")]
+
+
+@given(st.text(max_size=12), st.text(max_size=12))
+def test_headers_that_are_accepted_can_be_sent(name: str, value: str) -> None:
+    """Whatever is accepted is exactly one line."""
+    if header_problem(name, value) == "":
+        assert render([(name, value)]).decode("ascii").splitlines() == [f"{name}: {value}"]
+
+
+@pytest.mark.parametrize("text", ["", "a", "mcp.example", "127.0.0.1", "[::1]", "localhost"])
+def test_hosts_of_routes(text: str) -> None:
+    """A name or an address without port; none stands for any."""
+    assert host_name_problem(text) == ""
+
+
+@pytest.mark.parametrize("text", ["a:80", "::1", "*", "*.example", "http://a", "a/b", "127.1", " a"])
+def test_what_is_no_host_of_a_route(text: str) -> None:
+    """Ports, patterns and URLs are none."""
+    assert host_name_problem(text).startswith("expected a host name or an IP address without port, got ")
+
+
+@pytest.mark.parametrize(
+    ("problem", "is_refused"),
+    [
+        (label_problem("version", "1.2 (beta)"), False),
+        (label_problem("a.b/c-d_9", ""), False),
+        (label_problem("", "x"), True),
+        (label_problem("a b", "x"), True),
+        (label_problem("-a", "x"), True),
+        (label_problem("a" * 65, "x"), True),
+        (label_problem("a", "b\nc"), True),
+        (label_problem("a", "\x1b[31m"), True),
+        (label_problem("a", "b" * 257), True),
+        (token_problem(""), False),
+        (token_problem("aZ09-._~+/=="), False),
+        (token_problem("a b"), True),
+        (token_problem("a=b"), True),
+        (token_problem("é"), True),
+        (token_problem("a\n"), True),
+        (tool_problem("read_*"), False),
+        (tool_problem("*"), False),
+        (tool_problem("Größe messen"), False),
+        (tool_problem(""), True),
+        (tool_problem("a\nb"), True),
+        (tool_problem("a" * 257), True),
+    ],
+)
+def test_labels_tokens_and_tools(problem: str, is_refused: bool) -> None:
+    """What would break a line, a table or a header is refused, the rest is not."""
+    assert problem.startswith("expected") is is_refused
+
+
+@given(st.text("aZ \n=!é", min_size=5))
+def test_a_token_is_not_shown(text: str) -> None:
+    """What is wrong with a token is told without it."""
+    assert text not in token_problem(text)

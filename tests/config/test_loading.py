@@ -1,6 +1,7 @@
 """Reading the configuration: sources, their order, and one clear line for everything that is wrong."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config import ENV_PREFIX, SETTINGS, Config, load, loads
+from proxy.config import ENV_PREFIX, SETTINGS, Admin, Config, Listen, Route, exposure_problem, load, loads
 from proxy.core.headers import is_loopback
 from proxy.errors import ConfigError
 
@@ -45,6 +46,41 @@ VALID: list[tuple[str, Callable[[Config], Any], Any]] = [
     ("[replay]\nbytes_per_stream = 16_777_216", lambda c: c.replay.bytes_per_stream, 16_777_216),
     ("[server]\nuvloop = false", lambda c: c.server.uvloop, False),
     ("[log]\nlevel = 'debug'\nformat = 'json'", lambda c: (c.log.level, c.log.format), ("debug", "json")),
+    (
+        "[upstream]\nlabels = { version = '1', zone = 'a b' }",
+        lambda c: dict(c.upstream.labels),
+        {"version": "1", "zone": "a b"},
+    ),
+    ("[upstream.labels]\nversion = ''", lambda c: c.upstream.labels, (("version", ""),)),
+    (
+        "[upstream]\nheaders = { X-Api-Key = 'a, b=c' }",
+        lambda c: c.routes[0].upstreams[0].headers,
+        (("X-Api-Key", "a, b=c"),),
+    ),
+    ("[upstream]\nqueue_limit = 0", lambda c: c.upstream.queue_limit, 0),
+    ("[upstream]\nmax_calls = 1", lambda c: (c.upstream.max_calls, c.upstream.max_session_calls), (1, 256)),
+    ("[upstream]\nmax_connections = 1", lambda c: (c.upstream.max_connections, c.upstream.max_calls), (1, 10_000)),
+    ("[health]\nprobe = 'none'\nfall = 1", lambda c: (c.health.probe, c.health.fall), ("none", 1)),
+    (
+        "[health]\neject_after_seconds = 0\npanic_threshold = 1",
+        lambda c: (c.health.eject_after_seconds, c.health.panic_threshold),
+        (0.0, 1.0),
+    ),
+    ("[health]\ntimeout_seconds = 5", lambda c: c.health.timeout_seconds, 5.0),
+    ("[health]\nbackoff_max_seconds = 1", lambda c: c.health.backoff_max_seconds, 1.0),
+    (
+        "[retry]\nattempts = 0\nsafe_tools = ['read_*', 'x']\nunsafe_tools = ['*']",
+        lambda c: c.retry.safe_tools,
+        ("read_*", "x"),
+    ),
+    ("[swap]\nrollback_error_rate = 0\ndrain_timeout_seconds = 0\nstrict = true", lambda c: c.swap.strict, True),
+    ("[admin]\naddress = ''", lambda c: (c.admin.address, "admin.address" in c.given), ("", True)),
+    ("[admin]\naddress = 'fd:4'\n[listen]\naddress = 'fd:3'", lambda c: c.admin.descriptor, 4),
+    ("[admin]\naddress = '127.0.0.1:0'\n[listen]\naddress = '127.0.0.1:0'", lambda c: c.admin.port, 0),
+    ("[admin]\naddress = '0.0.0.0:1'\ntoken = 'aB3-._~+/=='", lambda c: c.admin.token, "aB3-._~+/=="),
+    # It was valid before there was an admin API, whose default gives way.
+    ("[listen]\naddress = '127.0.0.1:9901'", lambda c: (c.listen.port, c.admin.port), (9901, 9901)),
+    ("[server]\nwatch_config = false\nupgrade_drain_seconds = 0", lambda c: c.server.watch_config, False),
 ]
 
 INVALID: list[tuple[str, str, str]] = [
@@ -93,7 +129,53 @@ INVALID: list[tuple[str, str, str]] = [
     ("[log]\nlevel = 'loud'", "log.level", 'expected one of debug, info, warning, error, got "loud"'),
     ("[log]\nformat = 'xml'", "log.format", 'expected one of auto, console, json, got "xml"'),
     ("[upstream]\nname = 'A b'", "upstream.name", "expected up to 64 of a-z"),
+    ("[health]\nprobe = 'icmp'", "health.probe", 'expected one of mcp, http, tcp, none, got "icmp"'),
+    ("[health]\nhttp_path = 'up'", "health.http_path", "expected a path such as /mcp"),
+    ("[health]\nfall = 0", "health.fall", "expected a number from 1 to"),
+    ("[health]\npanic_threshold = 1.01", "health.panic_threshold", "expected a number from 0 to 1, got 1.01"),
+    ("[health]\npanick_threshold = 1", "health.panick_threshold", "did you mean health.panic_threshold?"),
+    ("[retry]\nattempts = -1", "retry.attempts", "expected a number from 0 to 100, got -1"),
+    ("[retry]\nsafe_tools = ['']", "retry.safe_tools", 'expected the name of a tool, or a part of it with *, got ""'),
+    ("[retry]\nunsafe_tools = 'x'", "retry.unsafe_tools", 'expected a list of strings, got "x"'),
+    ("[swap]\nrollback_error_rate = 20", "swap.rollback_error_rate", "expected a number from 0 to 1, got 20.0"),
+    ("[swap]\nconcurrency = 0", "swap.concurrency", "expected a number from 1 to"),
+    ("[admin]\naddress = '9901'", "admin.address", "expected host:port"),
+    ("[admin]\nevents = 0", "admin.events", "expected a number from 1 to"),
+    ("[upstream]\nweight = 1001", "upstream.weight", "expected a number from 1 to 1000, got 1001"),
+    ("[upstream]\nlabels = ['a']", "upstream.labels", 'expected a table of strings, got ["a"]'),
+    ("[upstream]\nlabels = { version = 1 }", "upstream.labels.version", "expected a string, got 1"),
+    ("[upstream]\nqueue_timeout_seconds = 0", "upstream.queue_timeout_seconds", "expected a number above 0"),
     # between settings
+    (
+        "[health]\ntimeout_seconds = 6",
+        "health.timeout_seconds",
+        "at most health.interval_seconds (5.0), so that one probe",
+    ),
+    ("[health]\ninterval_seconds = 1", "health.interval_seconds", "health.timeout_seconds (2.0) at most"),
+    ("[health]\nbackoff_min_seconds = 61", "health.backoff_min_seconds", "at most health.backoff_max_seconds (60.0)"),
+    (
+        "[admin]\naddress = '127.0.0.1:8080'",
+        "admin.address",
+        "expected another port than that of listen.address (127.0.0.1:8080)",
+    ),
+    (
+        "[admin]\naddress = '127.0.0.1:81'\n[listen]\naddress = '[::1]:81'",
+        "admin.address",
+        "expected another port than that of listen.address ([::1]:81)",
+    ),
+    ("[admin]\naddress = 'fd:3'\n[listen]\naddress = 'fd:3'", "admin.address", "listen.address (fd:3)"),
+    ("[admin]\naddress = '0.0.0.0:9901'", "admin.address", "set admin.token"),
+    (
+        "[retry]\nsafe_tools = ['a', 'b']\nunsafe_tools = ['b']",
+        "retry.safe_tools",
+        'in one of retry.safe_tools and retry.unsafe_tools, got "b" in both',
+    ),
+    (
+        "[upstream]\nmax_session_calls = 20\nmax_calls = 10",
+        "upstream.max_session_calls",
+        "expected at most max_calls (10), for a session has no more than all have, got 20",
+    ),
+    ("[upstream]\nmax_calls = 10001", "upstream.max_calls", "expected at most max_connections (10000)"),
     (
         "[listen]\naddress = '0.0.0.0:80'",
         "listen.address",
@@ -202,6 +284,11 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("STREAM__RETRY_SECONDS", "0.25", "stream.retry_seconds", 0.25),
         ("LISTEN__ALLOWED_HOSTS", "a, b:80,", "listen.allowed_hosts", ("a", "b:80")),
         ("LISTEN__ALLOWED_HOSTS", "", "listen.allowed_hosts", ()),
+        ("RETRY__SAFE_TOOLS", "read_*, b", "retry.safe_tools", ("read_*", "b")),
+        ("UPSTREAM__LABELS", "version=1, zone = b c ,", "upstream.labels", (("version", "1"), ("zone", "b c"))),
+        ("UPSTREAM__HEADERS", "Authorization=Basic dTpw==", "upstream.headers", (("Authorization", "Basic dTpw=="),)),
+        ("UPSTREAM__HEADERS", "", "upstream.headers", ()),
+        ("ADMIN__ADDRESS", "", "admin.address", ""),
     ],
 )
 def test_environment_is_read_by_type(name: str, text: str, key: str, expected: object) -> None:
@@ -227,6 +314,12 @@ def test_environment_is_read_by_type(name: str, text: str, key: str, expected: o
             "listen.adress: unknown key; did you mean MCP_SESSION_PROXY__LISTEN__ADDRESS?",
         ),
         ("LISTEN", "x", "listen: unknown table or key"),
+        ("ROUTES", "x", "routes: routes are set in the file alone"),
+        ("ROUTES__0__PATH", "/x", "routes.0.path: routes are set in the file alone"),
+        ("ROUTE", "x", "route: unknown table or key; did you mean routes?"),
+        ("UPSTREAM__LABELS", "version", 'upstream.labels: expected a table of strings, got "version"'),
+        ("UPSTREAM__LABELS", "a=1,a=2", 'upstream.labels: expected a table of strings, got "a=1,a=2"'),
+        ("UPSTREAM__HEADERS", "hunter2", "upstream.headers: expected a table of strings, got ***"),
         ("listen__path", "/x", "listen.path: unknown key; did you mean MCP_SESSION_PROXY__LISTEN__PATH?"),
     ],
 )
@@ -330,3 +423,159 @@ def test_load_returns_a_valid_config_or_a_config_error(overrides: dict[str, obje
         type(getattr(getattr(config, setting.section), setting.name)) is type(setting.default)
         for setting in SETTINGS.values()
     )
+    assert len(config.routes) == 1
+    assert config.given == set(overrides)
+
+
+@pytest.mark.parametrize("text", ["", "[upstream]", "[upstream]\nweight = 1", "[listen]\npath = '/x'"])
+def test_what_was_given_is_known(text: str) -> None:
+    """A default and the same value chosen can be told apart."""
+    assert loads(text).given == {key for key in ("upstream.weight", "listen.path") if key.partition(".")[2] in text}
+
+
+def test_what_was_given_does_not_count_in_comparisons() -> None:
+    """Two configurations with the same values are equal, whoever chose them."""
+    chosen = load(None, {ENV_PREFIX + "ADMIN__ADDRESS": Admin().address}, {"log.level": "info"})
+
+    assert chosen == Config()
+    assert chosen.given == {"admin.address", "log.level"}
+
+
+def test_one_upstream_in_a_list_is_one() -> None:
+    """A flag that can be given several times and was given once makes the same as ever."""
+    once = load(None, {}, {"upstream.url": ["http://a/"]})
+
+    assert once == load(None, {}, {"upstream.url": "http://a/"})
+    assert once.routes == (Route(upstreams=(once.upstream,)),)
+    assert replace(once, listen=Listen(path="/x")).routes[0].path == "/x"
+
+
+def test_several_upstreams_make_a_pool() -> None:
+    """They are numbered after the first, in their order, and are alike but for name and URL."""
+    environ = {ENV_PREFIX + "UPSTREAM__KEEPALIVE_SECONDS": "1", ENV_PREFIX + "UPSTREAM__URL": "http://z/"}
+    config = load(None, environ, {"upstream.url": ["http://a/", "http://b/", "http://a/"], "listen.path": "/x"})
+    (route,) = config.routes
+
+    assert (route.name, route.path, config.upstream) == ("main", "/x", route.upstreams[0])
+    assert [(upstream.name, upstream.url, upstream.keepalive_seconds) for upstream in route.upstreams] == [
+        ("default", "http://a/", 1.0),
+        ("default-2", "http://b/", 1.0),
+        ("default-3", "http://a/", 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ({"upstream.url": ["http://a/", "x"]}, "--upstream: upstream.url: expected an http:// or https:// URL"),
+        ({"upstream.url": ["http://a/", 3]}, "--upstream: upstream.url: expected a string, got 3"),
+        ({"upstream.url": []}, "--upstream: upstream.url: expected a string, got []"),
+        ({"listen.path": ["/a"]}, '--path: listen.path: expected a string, got ["/a"]'),
+        (
+            {"upstream.url": ["http://a/", "http://b/"], "upstream.name": "n" * 64},
+            "command line: upstream.name: expected up to 64 of a-z",
+        ),
+    ],
+)
+def test_wrong_lists_of_flags(overrides: dict[str, object], line: str) -> None:
+    """Each URL is judged as if it were alone, and no other flag takes a list."""
+    with pytest.raises(ConfigError) as caught:
+        load(None, {}, overrides)
+
+    assert str(caught.value).startswith(line)
+
+
+def test_a_file_names_one_upstream_outside_of_routes() -> None:
+    """The list is the command line's; a file has routes for that."""
+    with pytest.raises(ConfigError, match="expected a string"):
+        loads("[upstream]\nurl = ['http://a/', 'http://b/']")
+
+
+ROUTES = "[[routes]]\n[[routes.upstreams]]\nurl = 'http://a/'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "overrides", "line"),
+    [
+        (
+            "[listen]\npath = '/x'\n",
+            {},
+            {},
+            "FILE: listen.path: expected none beside the routes of FILE: each [[routes]] has",
+        ),
+        (
+            "[upstream]\nname = 'x'\n",
+            {},
+            {},
+            "FILE: upstream.name: expected none beside the routes of FILE: each [[routes.up",
+        ),
+        (
+            "",
+            {"UPSTREAM__URL": "http://b/"},
+            {},
+            f"{ENV_PREFIX}UPSTREAM__URL: upstream.url: expected none beside the routes",
+        ),
+        ("", {}, {"upstream.url": "http://b/"}, "--upstream: upstream.url: expected none beside the routes of FILE"),
+        (
+            "",
+            {},
+            {"upstream.url": ["http://b/", "http://c/"]},
+            "--upstream: upstream.url: expected none beside the routes",
+        ),
+        ("", {}, {"listen.path": "/mcp"}, "--path: listen.path: expected none beside the routes of FILE"),
+    ],
+)
+def test_nothing_is_set_that_routes_replace(
+    tmp_path: Path, text: str, environ: dict[str, str], overrides: dict[str, object], line: str
+) -> None:
+    """A key that would have no effect is refused with its source, and with that of the routes."""
+    file = tmp_path / "c.toml"
+    file.write_text(text + ROUTES)
+
+    with pytest.raises(ConfigError) as caught:
+        load(file, {ENV_PREFIX + name: value for name, value in environ.items()}, overrides)
+
+    assert str(caught.value).startswith(line.replace("FILE", str(file)))
+
+
+def test_routes_take_what_other_sources_say_of_all_upstreams(tmp_path: Path) -> None:
+    """A variable of [upstream] holds for every upstream of the file that does not say otherwise."""
+    file = tmp_path / "c.toml"
+    file.write_text(ROUTES + "[[routes.upstreams]]\nurl = 'http://b/'\nmax_calls = 5\n")
+
+    config = load(file, {ENV_PREFIX + "UPSTREAM__MAX_CALLS": "7", ENV_PREFIX + "UPSTREAM__SILENCE_SECONDS": "20"}, {})
+
+    assert [upstream.max_calls for upstream in config.routes[0].upstreams] == [7, 5]
+    assert [upstream.silence_seconds for upstream in config.routes[0].upstreams] == [20.0, 20.0]
+    assert "routes" in config.given
+
+
+@pytest.mark.parametrize(
+    ("section", "is_exposed"),
+    [
+        (Listen(), False),
+        (Listen(address="0.0.0.0:1"), True),
+        (Listen(address="0.0.0.0:1", allow_anonymous=True), False),
+        (Listen(address="fd:3"), False),
+        (Admin(), False),
+        (Admin(address=""), False),
+        (Admin(address="[::]:1"), True),
+        (Admin(address="[::]:1", token="x"), False),
+        (Admin(address="fd:3"), False),
+    ],
+)
+def test_exposure(section: Listen | Admin, is_exposed: bool) -> None:
+    """Beyond loopback clients need leave, and operators a token."""
+    assert bool(exposure_problem(section)) is is_exposed
+
+
+def test_a_token_is_not_repeated() -> None:
+    """Neither a token of the wrong form nor one of the wrong type stands in the message."""
+    lines = []
+    for value in ("hunter2 hunter2", ["hunter2"]):
+        with pytest.raises(ConfigError) as caught:
+            load(None, {}, {"admin.token": value})
+        lines.append(str(caught.value))
+
+    assert "hunter2" not in "".join(lines)
+    assert all("admin.token: expected a" in line for line in lines)
