@@ -1,7 +1,6 @@
-"""Own the contract between the proxy and its watchers: one verb and one frozen record per session event.
+"""Own the contract between the proxy and its watchers: one verb per event, each with its record of `records`.
 
-Knows neither logs nor metrics. Invariant: a record holds fingerprints, kinds, reasons and numbers, never a
-session id, a body or a header's value.
+Knows neither logs nor metrics. Invariant: what an observer does or fails to do changes nothing for the caller.
 
 The contract:
 
@@ -17,8 +16,88 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
+
+from proxy.observe.records import (
+    AnswerDropped,
+    CallEndedUnknown,
+    CallRepeated,
+    ConfigReloaded,
+    Drained,
+    GapTold,
+    JobChanged,
+    MoveFailed,
+    NotificationDropped,
+    PoolPanicked,
+    ReaderCut,
+    RebuildFailed,
+    Record,
+    ReloadRefused,
+    RequestRejected,
+    ResyncTold,
+    SessionClosed,
+    SessionFailedOver,
+    SessionMoved,
+    SessionOpened,
+    SessionParked,
+    SessionRebuilt,
+    StreamOpened,
+    StreamResumed,
+    UpgradeFinished,
+    UpgradeStarted,
+    UpstreamAdded,
+    UpstreamDraining,
+    UpstreamEjected,
+    UpstreamLost,
+    UpstreamReadmitted,
+    UpstreamRecovered,
+    UpstreamRemoved,
+)
+
+__all__ = [
+    "NOOP",
+    "VERBS",
+    "AnswerDropped",
+    "CallEndedUnknown",
+    "CallRepeated",
+    "ConfigReloaded",
+    "Drained",
+    "Fingerprint",
+    "Funnel",
+    "GapTold",
+    "JobChanged",
+    "MoveFailed",
+    "NotificationDropped",
+    "Observer",
+    "Observers",
+    "PoolPanicked",
+    "ReaderCut",
+    "RebuildFailed",
+    "Record",
+    "ReloadRefused",
+    "RequestRejected",
+    "ResyncTold",
+    "SessionClosed",
+    "SessionFailedOver",
+    "SessionMoved",
+    "SessionOpened",
+    "SessionParked",
+    "SessionRebuilt",
+    "StreamOpened",
+    "StreamResumed",
+    "UpgradeFinished",
+    "UpgradeStarted",
+    "UpstreamAdded",
+    "UpstreamDraining",
+    "UpstreamEjected",
+    "UpstreamLost",
+    "UpstreamReadmitted",
+    "UpstreamRecovered",
+    "UpstreamRemoved",
+    "said",
+]
 
 _DIGEST_BYTES = 5
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{2 * _DIGEST_BYTES}}}").fullmatch
@@ -50,135 +129,13 @@ class Fingerprint:
         return _FINGERPRINT(text) is not None
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What every record says: which session, in which request."""
-
-    session: str = ""
-    """Fingerprint of the session; empty when there is none."""
-    request_id: str = ""
-    """Correlation id of the client's request that led here; empty when none did."""
-
-
-class SessionOpened(Record, frozen=True, kw_only=True, gc=False):
-    """A client's `initialize` was answered with a session id of the proxy."""
-
-    upstream: str = ""
-    protocol_version: str = ""
-
-
-class SessionRebuilt(Record, frozen=True, kw_only=True, gc=False):
-    """A lost upstream session was replaced; the client's goes on."""
-
-    upstream: str = ""
-    generation: int = 0
-    """Number of the new binding; the first is 1."""
-    waited_seconds: float = 0.0
-    """From noticing the loss to the new session."""
-
-
-class SessionParked(Record, frozen=True, kw_only=True, gc=False):
-    """The upstream side of an idle session was ended; the client's stays."""
-
-    upstream: str = ""
-    idle_seconds: float = 0.0
-
-
-class SessionClosed(Record, frozen=True, kw_only=True, gc=False):
-    """A session is gone for good: deleted, expired, or the proxy stops."""
-
-    reason: str
-
-
-class StreamOpened(Record, frozen=True, kw_only=True, gc=False):
-    """A client began to read a stream that it had not read before."""
-
-    stream: str
-    """`standalone` or `call`."""
-
-
-class StreamResumed(Record, frozen=True, kw_only=True, gc=False):
-    """A client came back to a stream and was given what it had missed."""
-
-    stream: str
-    replayed: int
-    """Entries sent from the log before the stream went live."""
-
-
-class GapTold(Record, frozen=True, kw_only=True, gc=False):
-    """A client was told that entries of its stream are no longer there."""
-
-    stream: str
-    reason: str
-
-
-class CallEndedUnknown(Record, frozen=True, kw_only=True, gc=False):
-    """A call was answered with the error that says its outcome is unknown."""
-
-    reason: str
-
-
-class UpstreamLost(Record, frozen=True, kw_only=True, gc=False):
-    """An upstream stopped answering, or no longer knows a session (then `session` is set)."""
-
-    upstream: str = ""
-    reason: str
-
-
-class UpstreamRecovered(Record, frozen=True, kw_only=True, gc=False):
-    """An upstream that was lost answers again."""
-
-    upstream: str = ""
-    waited_seconds: float = 0.0
-
-
-class RebuildFailed(Record, frozen=True, kw_only=True, gc=False):
-    """A lost upstream session could not be replaced; the client's is kept and tried again."""
-
-    upstream: str = ""
-    reason: str
-
-
-class ResyncTold(Record, frozen=True, kw_only=True, gc=False):
-    """A client was told, after a rebuild, to read its lists and resources again."""
-
-    count: int
-    """Notifications that say so."""
-
-
-class ReaderCut(Record, frozen=True, kw_only=True, gc=False):
-    """A client's connection was ended because it read too slowly, was dead, or was taken over."""
-
-    stream: str
-    reason: str
-
-
-class NotificationDropped(Record, frozen=True, kw_only=True, gc=False):
-    """A client's notification was accepted and could not be delivered."""
-
-    reason: str
-
-
-class AnswerDropped(Record, frozen=True, kw_only=True, gc=False):
-    """A client's answer to a server request was accepted and has no one to go to."""
-
-    reason: str = "late"
-
-
-class RequestRejected(Record, frozen=True, kw_only=True, gc=False):
-    """A request was refused by the proxy itself."""
-
-    reason: str
-    status: int = 0
-    """HTTP status of the refusal; 0 when the connection was ended without one."""
-
-
-class Drained(Record, frozen=True, kw_only=True, gc=False):
-    """The proxy ended its streams before it stops."""
-
-    streams: int = 0
-    aborted: int = 0
-    """Those of them still open when the bound was reached."""
-    waited_seconds: float = 0.0
+def said(record: Record) -> dict[str, Any]:
+    """Return what a record says, for who publishes it: empty texts are left out."""
+    fields = {name: value for name, value in msgspec.structs.asdict(record).items() if value != ""}
+    # The last line of defence: a caller that forgot to take the fingerprint must not publish a live id.
+    if record.session and not Fingerprint.is_fingerprint(record.session):
+        fields["session"] = "not-a-fingerprint"
+    return fields
 
 
 class Observer:
@@ -237,6 +194,51 @@ class Observer:
 
     def drained(self, record: Drained) -> None:
         """Take note of the end of the drain."""
+
+    def upstream_ejected(self, record: UpstreamEjected) -> None:
+        """Take note of a member that is given nothing new."""
+
+    def upstream_readmitted(self, record: UpstreamReadmitted) -> None:
+        """Take note of a member that is well again."""
+
+    def pool_panicked(self, record: PoolPanicked) -> None:
+        """Take note of a route whose ejections are ignored."""
+
+    def upstream_added(self, record: UpstreamAdded) -> None:
+        """Take note of a new member."""
+
+    def upstream_draining(self, record: UpstreamDraining) -> None:
+        """Take note of a member that is taken out."""
+
+    def upstream_removed(self, record: UpstreamRemoved) -> None:
+        """Take note of a member that is gone."""
+
+    def session_moved(self, record: SessionMoved) -> None:
+        """Take note of a planned move."""
+
+    def session_failed_over(self, record: SessionFailedOver) -> None:
+        """Take note of a session rebuilt on another member."""
+
+    def move_failed(self, record: MoveFailed) -> None:
+        """Take note of a move that did not succeed."""
+
+    def call_repeated(self, record: CallRepeated) -> None:
+        """Take note of a call sent again."""
+
+    def job_changed(self, record: JobChanged) -> None:
+        """Take note of how a job goes."""
+
+    def config_reloaded(self, record: ConfigReloaded) -> None:
+        """Take note of a new configuration."""
+
+    def reload_refused(self, record: ReloadRefused) -> None:
+        """Take note of a configuration that was not taken."""
+
+    def upgrade_started(self, record: UpgradeStarted) -> None:
+        """Take note of a new process."""
+
+    def upgrade_finished(self, record: UpgradeFinished) -> None:
+        """Take note of how its start ended."""
 
 
 class _Noop(Observer):

@@ -12,14 +12,13 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-import msgspec
 import structlog
 
-from proxy.observe.hooks import VERBS, Fingerprint, Funnel, Record
+from proxy.observe.hooks import VERBS, Funnel, Record, said
 
 _LOSSES = {
     "gap_told", "call_ended_unknown", "upstream_lost", "rebuild_failed", "reader_cut", "notification_dropped",
-    "request_rejected",
+    "request_rejected", "upstream_ejected", "pool_panicked", "move_failed", "reload_refused",
 }  # fmt: skip
 LEVELS: dict[str, str] = {verb: "warning" if verb in _LOSSES else "info" for verb in VERBS}
 """Level of each verb: warning where something was lost, cut or refused; info for the course of a session."""
@@ -70,11 +69,7 @@ class LogObserver(Funnel):
         """Write `record` under the name of its verb; empty fields are left out."""
         if verb not in self._written:
             return
-        said = {name: value for name, value in msgspec.structs.asdict(record).items() if value != ""}
-        # The last line of defence: a caller that forgot to take the fingerprint must not publish a live id.
-        if record.session and not Fingerprint.is_fingerprint(record.session):
-            said["session"] = "not-a-fingerprint"
-        getattr(self._logger, LEVELS[verb])(verb, **said)
+        getattr(self._logger, LEVELS[verb])(verb, **said(record))
 
 
 def _tidy(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -114,14 +109,14 @@ class _LibraryHandler(logging.Handler):
         level = min(max(record.levelno // 10 * 10, logging.WARNING), logging.CRITICAL)
         # A handler must not raise into the code that logs; logging's own way out prints the whole message.
         with contextlib.suppress(Exception):
-            self._logger.log(level, "library_log", **_said(record))
+            self._logger.log(level, "library_log", **_library_said(record))
 
 
-def _said(record: logging.LogRecord) -> dict[str, str]:
-    said = {"logger": record.name, "message": record.getMessage().partition("\n")[0][:_LONGEST_MESSAGE]}
+def _library_said(record: logging.LogRecord) -> dict[str, str]:
+    line = {"logger": record.name, "message": record.getMessage().partition("\n")[0][:_LONGEST_MESSAGE]}
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
         frames = traceback.extract_tb(error.__traceback__)[-_INNERMOST_FRAMES:]
-        said["error"] = type(error).__name__
-        said["at"] = " > ".join(f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in frames)
-    return said
+        line["error"] = type(error).__name__
+        line["at"] = " > ".join(f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in frames)
+    return line

@@ -63,6 +63,35 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("drains_total", "Drains ended."),
         Metric("drain_streams_aborted_total", "Streams a drain could not end cleanly.", (), "aborted"),
     ),
+    "upstream_ejected": (Metric("upstreams_ejected_total", "Ejections of a member.", ("upstream", "reason")),),
+    "upstream_readmitted": (
+        Metric("upstreams_readmitted_total", "Members that were taken back.", ("upstream",)),
+        Metric("upstream_ejected_seconds_total", "Time members were ejected.", ("upstream",), "waited_seconds"),
+    ),
+    "pool_panicked": (Metric("pools_panicked_total", "Times a route began to ignore ejections.", ("route",)),),
+    "upstream_added": (Metric("upstreams_added_total", "Members added.", ("route",)),),
+    "upstream_draining": (Metric("upstream_drains_total", "Times a member was taken out.", ("upstream",)),),
+    "upstream_removed": (Metric("upstreams_removed_total", "Members removed.", ("upstream",)),),
+    "session_moved": (
+        Metric("sessions_moved_total", "Sessions moved as planned, by where they went.", ("upstream",)),
+        Metric("move_seconds_total", "Time planned moves took.", ("upstream",), "waited_seconds"),
+    ),
+    "session_failed_over": (
+        Metric("sessions_failed_over_total", "Sessions rebuilt on another member.", ("upstream",)),
+        Metric("failover_seconds_total", "Time from a loss to the session elsewhere.", ("upstream",), "waited_seconds"),
+    ),
+    "move_failed": (Metric("moves_failed_total", "Sessions that could not be moved.", ("upstream", "reason")),),
+    "call_repeated": (Metric("calls_repeated_total", "Calls sent again.", ("upstream", "reason")),),
+    "job_changed": (Metric("job_changes_total", "States that jobs came to.", ("kind", "state")),),
+    "config_reloaded": (
+        Metric("config_reloads_total", "New configurations applied."),
+        Metric("config_upstreams_added_total", "Members those added.", (), "added"),
+        Metric("config_upstreams_removed_total", "Members those removed.", (), "removed"),
+        Metric("config_upstreams_changed_total", "Members those changed.", (), "changed"),
+    ),
+    "reload_refused": (Metric("reloads_refused_total", "New configurations not usable.", ("reason",)),),
+    "upgrade_started": (Metric("upgrades_started_total", "New processes started to take over."),),
+    "upgrade_finished": (Metric("upgrades_finished_total", "How those ended.", ("is_done", "reason")),),
 }
 """The counters of every verb."""
 
@@ -80,7 +109,7 @@ class Counters(Funnel):
         """Add `record` to the counters of `verb`."""
         for metric in METRICS[verb]:
             series = self._series[metric]
-            labels = tuple(str(getattr(record, label)) for label in metric.labels)
+            labels = tuple(_label(getattr(record, label)) for label in metric.labels)
             if labels not in series and len(series) >= MOST_SERIES - 1:
                 labels = ("other",) * len(labels)
             amount = float(getattr(record, metric.amount)) if metric.amount else 1.0
@@ -109,6 +138,10 @@ class Counters(Funnel):
 def _sample(metric: Metric, labels: tuple[str, ...]) -> str:
     pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(metric.labels, labels, strict=True))
     return f"{PREFIX}{metric.name}{{{pairs}}}" if pairs else PREFIX + metric.name
+
+
+def _label(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _escaped(value: str) -> str:

@@ -131,7 +131,8 @@ def test_losses_are_warnings() -> None:
     assert [(line["event"], line["level"]) for line in lines(stream)] == [("call_ended_unknown", "warning")]
     assert {verb for verb, level in LEVELS.items() if level == "warning"} == {
         "gap_told", "call_ended_unknown", "upstream_lost", "rebuild_failed", "reader_cut",
-        "notification_dropped", "request_rejected",
+        "notification_dropped", "request_rejected", "upstream_ejected", "pool_panicked", "move_failed",
+        "reload_refused",
     }  # fmt: skip
 
 

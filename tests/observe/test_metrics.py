@@ -8,22 +8,37 @@ from proxy.observe.hooks import (
     VERBS,
     AnswerDropped,
     CallEndedUnknown,
+    CallRepeated,
+    ConfigReloaded,
     Drained,
     GapTold,
+    JobChanged,
+    MoveFailed,
     NotificationDropped,
     Observer,
+    PoolPanicked,
     ReaderCut,
     RebuildFailed,
+    ReloadRefused,
     RequestRejected,
     ResyncTold,
     SessionClosed,
+    SessionFailedOver,
+    SessionMoved,
     SessionOpened,
     SessionParked,
     SessionRebuilt,
     StreamOpened,
     StreamResumed,
+    UpgradeFinished,
+    UpgradeStarted,
+    UpstreamAdded,
+    UpstreamDraining,
+    UpstreamEjected,
     UpstreamLost,
+    UpstreamReadmitted,
     UpstreamRecovered,
+    UpstreamRemoved,
 )
 from proxy.observe.metrics import METRICS, MOST_SERIES, PREFIX, Counters
 
@@ -113,6 +128,84 @@ CASES: list[tuple[str, Callable[[Observer], None], dict[str, float]]] = [
         lambda o: o.drained(Drained(streams=5, aborted=2)),
         {"drains_total": 1, "drain_streams_aborted_total": 2},
     ),
+    (
+        "upstream_ejected",
+        lambda o: o.upstream_ejected(UpstreamEjected(upstream="a", reason="refused")),
+        {'upstreams_ejected_total{upstream="a",reason="refused"}': 1},
+    ),
+    (
+        "upstream_readmitted",
+        lambda o: o.upstream_readmitted(UpstreamReadmitted(upstream="a", waited_seconds=2.5)),
+        {'upstreams_readmitted_total{upstream="a"}': 1, 'upstream_ejected_seconds_total{upstream="a"}': 2.5},
+    ),
+    (
+        "pool_panicked",
+        lambda o: o.pool_panicked(PoolPanicked(route="main", available=1, members=4)),
+        {'pools_panicked_total{route="main"}': 1},
+    ),
+    (
+        "upstream_added",
+        lambda o: o.upstream_added(UpstreamAdded(upstream="a", route="main")),
+        {'upstreams_added_total{route="main"}': 1},
+    ),
+    (
+        "upstream_draining",
+        lambda o: o.upstream_draining(UpstreamDraining(upstream="a")),
+        {'upstream_drains_total{upstream="a"}': 1},
+    ),
+    (
+        "upstream_removed",
+        lambda o: o.upstream_removed(UpstreamRemoved(upstream="a")),
+        {'upstreams_removed_total{upstream="a"}': 1},
+    ),
+    (
+        "session_moved",
+        lambda o: o.session_moved(SessionMoved(upstream="b", previous="a", generation=2, waited_seconds=0.5)),
+        {'sessions_moved_total{upstream="b"}': 1, 'move_seconds_total{upstream="b"}': 0.5},
+    ),
+    (
+        "session_failed_over",
+        lambda o: o.session_failed_over(
+            SessionFailedOver(upstream="b", previous="a", generation=2, waited_seconds=0.25)
+        ),
+        {'sessions_failed_over_total{upstream="b"}': 1, 'failover_seconds_total{upstream="b"}': 0.25},
+    ),
+    (
+        "move_failed",
+        lambda o: o.move_failed(MoveFailed(upstream="b", reason="version")),
+        {'moves_failed_total{upstream="b",reason="version"}': 1},
+    ),
+    (
+        "call_repeated",
+        lambda o: o.call_repeated(CallRepeated(upstream="b", reason="read_only")),
+        {'calls_repeated_total{upstream="b",reason="read_only"}': 1},
+    ),
+    (
+        "job_changed",
+        lambda o: o.job_changed(JobChanged(job="7", kind="swap", state="moving", upstream="a")),
+        {'job_changes_total{kind="swap",state="moving"}': 1},
+    ),
+    (
+        "config_reloaded",
+        lambda o: o.config_reloaded(ConfigReloaded(added=1, removed=2, changed=3)),
+        {
+            "config_reloads_total": 1,
+            "config_upstreams_added_total": 1,
+            "config_upstreams_removed_total": 2,
+            "config_upstreams_changed_total": 3,
+        },
+    ),
+    (
+        "reload_refused",
+        lambda o: o.reload_refused(ReloadRefused(reason="invalid")),
+        {'reloads_refused_total{reason="invalid"}': 1},
+    ),
+    ("upgrade_started", lambda o: o.upgrade_started(UpgradeStarted(pid=7)), {"upgrades_started_total": 1}),
+    (
+        "upgrade_finished",
+        lambda o: o.upgrade_finished(UpgradeFinished(is_done=False, reason="not_ready")),
+        {'upgrades_finished_total{is_done="false",reason="not_ready"}': 1},
+    ),
 ]
 
 
@@ -159,7 +252,7 @@ def test_a_session_is_never_a_label() -> None:
 
     labels = {label for metrics in METRICS.values() for metric in metrics for label in metric.labels}
 
-    assert labels <= {"upstream", "reason", "stream", "status"}
+    assert labels <= {"upstream", "reason", "stream", "status", "route", "kind", "state", "is_done"}
     assert counters.snapshot()[PREFIX + 'sessions_closed_total{reason="deleted"}'] == 3
 
 
@@ -172,6 +265,11 @@ def test_counters_without_labels_are_there_from_the_start() -> None:
             "resync_notifications_total",
             "drains_total",
             "drain_streams_aborted_total",
+            "config_reloads_total",
+            "config_upstreams_added_total",
+            "config_upstreams_removed_total",
+            "config_upstreams_changed_total",
+            "upgrades_started_total",
         )
     }
 
