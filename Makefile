@@ -24,10 +24,11 @@ SDK_READY = [ -e $(SDK) ] || echo 'making the environment of the official SDK'; 
   $(PYTHON) tests/support/envs.py python-2 >/dev/null
 
 .DELETE_ON_ERROR:
-.PHONY: help install run demo test test-quick test-long lint bench profile docs lock clean envs envs-python envs-node
+.PHONY: help install run demo test test-quick test-long lint bench bench-failover profile docs lock clean \
+  envs envs-python envs-node
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 install: $(DEV)  ## the product and its development dependencies, in .venv
 
@@ -62,6 +63,9 @@ lint: $(DEV)  ## style, format, strict types, import contracts, docstrings of te
 
 bench: $(BENCH)  ## the proxy, nginx, haproxy and Envoy in turn, one table; BENCH_OPTIONS='--only json storm'
 	@$(PY) tests/bench/run.py $(BENCH_OPTIONS)
+
+bench-failover: $(DEV)  ## an upstream of 1,000 sessions killed, and swapped; BENCH_OPTIONS='--only swap --rounds 1'
+	@$(PY) tests/bench/failover.py $(BENCH_OPTIONS)
 
 profile: $(DEV)  ## where the proxy's CPU goes; WORKLOAD=json|sse|churn|big_json|big_event SECONDS=5 RATE=400 TOP=15
 	@$(PY) tests/bench/hotspots.py --workload $(WORKLOAD) --seconds $(SECONDS) --rate $(RATE) --top $(TOP)

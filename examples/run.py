@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVER_PORT = 3001
-"""Where config.toml expects the server; another port is taken when this one is not free."""
+SERVER_PORT, ADMIN_PORT = 3001, 9901
+"""Where config.toml expects the server and has the admin API; other ports are taken when these are not free."""
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
 """More than the proxy's own bound for its drain."""
@@ -96,13 +96,13 @@ def start_server(python: Path, port: int) -> subprocess.Popen[str]:
     raise Failed(f"the example server did not start on port {port} (exit code {child.returncode})")
 
 
-def start_proxy(upstream: str, listen: str | None) -> tuple[subprocess.Popen[str], str]:
+def start_proxy(upstream: str, listen: str | None, admin: str) -> tuple[subprocess.Popen[str], str]:
     """Start the proxy with config.toml; return it with the URL for clients once it serves.
 
     Its log passes through to stderr, one line per session event.
     """
     command = [sys.executable, "-m", "proxy", "--config", ROOT / "config.toml", "--upstream", upstream]
-    command += ["--log-format", "console", *(["--listen", listen] if listen else [])]
+    command += ["--admin", admin, "--log-format", "console", *(["--listen", listen] if listen else [])]
     child = start(command, piped=True)
     assert child.stderr is not None
     for line in child.stderr:
@@ -120,13 +120,14 @@ def _pass_on(child: subprocess.Popen[str]) -> None:
         sys.stderr.flush()
 
 
-def introduce(url: str, server: subprocess.Popen[str] | None) -> None:
+def introduce(url: str, admin: str, server: subprocess.Popen[str] | None) -> None:
     """Print what a person needs to try it."""
     snippet = {"mcpServers": {"through-the-proxy": {"type": "http", "url": url}}}
     print(f"\nMCP endpoint: {url}\n\nFor a client's configuration:\n{json.dumps(snippet, indent=2)}\n")
     if server is not None:
         print(f"Or: .envs/python-2/bin/python examples/client.py {url}")
         print(f"To see a session survive: kill -9 {server.pid} (the example server comes back by itself)")
+    print(f"To look inside: {Path(sys.executable).parent / 'mcp-session-proxy'} status --admin {admin}")
     print("Ctrl-C ends it. Session events:", flush=True)
 
 
@@ -139,8 +140,9 @@ def run(upstream: str | None, listen: str | None, server_python: Path) -> int:
             port = free_port(SERVER_PORT)
             server = start_server(server_python, port)
             upstream = f"http://127.0.0.1:{port}/mcp"
-        proxy, url = start_proxy(upstream, listen)
-        introduce(url, server)
+        admin = f"127.0.0.1:{free_port(ADMIN_PORT)}"
+        proxy, url = start_proxy(upstream, listen, admin)
+        introduce(url, admin, server)
         while proxy.poll() is None:
             if server is not None and server.poll() is not None:
                 server = start_server(server_python, port)

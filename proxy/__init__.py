@@ -4,10 +4,15 @@ Reading order is request order; a module may import what stands below it, never 
 
     cli         arguments and exit codes
     app         the composition root: builds everything, owns lifetimes
+    admin       the operator's side: operations over HTTP
+    commands    the operator's command line, which asks the admin API
     downstream  the client side: an HTTP server, and who gets which request
-    registry    the sessions alive in this process
-    relay       what runs a session: calls, readers, binding
-    upstream    the server side: one HTTP client, waiting for a server to come back
+    handover    a new process takes the place of this one
+    control     what an operator can do: look, move, drain, swap, reload
+    routes      which path and host lead to which sessions and which pool
+    registry    the sessions alive in one route
+    relay       what runs a session: calls, readers, bindings, moves
+    upstream    the server side: connections, the pool of a route, health, probes
     store       the log of what was sent, with its bounds
     observe     what is told to logs and counters
     config      the settings

@@ -8,6 +8,7 @@ the wall clock.
 import asyncio
 import os
 import random
+import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -63,3 +64,8 @@ class SystemClock:
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         """Call *callback* once, *delay* seconds from now."""
         return self._loop.call_later(delay, callback)
+
+
+def wall() -> float:
+    """Return the wall clock's time in seconds since 1970: for people to read, never to measure with."""
+    return time.time()

@@ -4,6 +4,8 @@ Owns the map from id to running session and its bound. Knows neither HTTP librar
 hit or miss; a store of other processes' sessions would add an awaitable miss here and nowhere else (semantics 2).
 """
 
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from proxy.core.edge import Request, Sink
@@ -16,6 +18,7 @@ from proxy.observe import hooks
 from proxy.relay.context import Context
 from proxy.relay.session import SessionRelay
 from proxy.store.memory import MemoryLog
+from proxy.upstream.member import Member
 
 SWEEP_SECONDS = 1.0
 
@@ -39,12 +42,20 @@ class Reachable(Protocol):
 class Registry:
     """All sessions of one route."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, population: Callable[[], int] | None = None) -> None:
         self.ctx = ctx
+        self._population = population or (lambda: len(self) + ctx.openings)
+        """How many sessions the process has and is about to have: the bound holds for all routes together."""
         self.is_draining = False
+        self._is_closed = False
         self._sessions: dict[SessionId, SessionRelay] = {}
         self._drain_started = 0.0
         self._drained_streams = 0
+        self._evading: deque[SessionRelay] = deque()
+        """Sessions that are to leave an ejected member, those with running calls first."""
+        self._moves = 0
+        self._is_choosing = False
+        ctx.pool.on_ejected.append(self._ejected)
         self._sweep()
 
     def __len__(self) -> int:
@@ -54,7 +65,12 @@ class Registry:
     @property
     def is_full(self) -> bool:
         """Tell whether another session would exceed the bound; old ones are never ended for a new one."""
-        return len(self._sessions) + self.ctx.openings >= self.ctx.session.max_sessions
+        return self._population() >= self.ctx.session.max_sessions
+
+    @property
+    def relays(self) -> Iterable[SessionRelay]:
+        """The sessions, oldest first."""
+        return self._sessions.values()
 
     def find(self, session_id: str) -> Reachable | None:
         """Return who answers for the session a client names."""
@@ -66,20 +82,21 @@ class Registry:
         upstream_id: UpstreamSessionId | None,
         headers: Headers,
         correlation_id: str,
+        member: Member,
     ) -> SessionRelay:
         """Make a session of an answered handshake."""
         ctx = self.ctx
         session = Session(
             mint_session_id(ctx.clock.entropy(SESSION_ENTROPY_BYTES)),
             ctx.route,
-            ctx.upstream.name,
+            member.key,
             handshake,
             for_session(handshake.version),
         )
         session.receive(SessionEvent.ANSWERED)
         session.binding.upstream_id = upstream_id
         log = MemoryLog(mint_epoch(ctx.clock.entropy(16)), ctx.budget)
-        relay = SessionRelay(ctx, session, log, headers, self._forget)
+        relay = SessionRelay(ctx, session, member, log, headers, self._forget)
         relay.binder.apply(BindingEvent.ADOPTED)
         relay.binder.note_bound()
         self._sessions[session.id] = relay
@@ -88,7 +105,7 @@ class Registry:
                 hooks.SessionOpened(
                     session=relay.fingerprint,
                     request_id=correlation_id,
-                    upstream=ctx.upstream.name,
+                    upstream=member.name,
                     protocol_version=handshake.version,
                 )
             )
@@ -98,7 +115,40 @@ class Registry:
         self._sessions.pop(relay.session.id, None)
         self.ctx.ids.unbind(relay.session.id)
 
+    # -- an upstream that is out
+
+    def _ejected(self, member: Member) -> None:
+        """Let the sessions of an ejected member go on elsewhere; calls that run there have their own deadlines."""
+        for passing in tuple(self.ctx.passing):
+            passing.evade(member)
+        leaving = [relay for relay in self._sessions.values() if relay.leg.member is member]
+        leaving.sort(key=lambda relay: not relay.calls)
+        self._evading.extend(leaving)
+        self._evade()
+
+    def _evade(self) -> None:
+        # Who has nothing to move says so at once: without this mark the calls would nest as deep as there are sessions.
+        if self._is_choosing:
+            return
+        self._is_choosing = True
+        while self._evading and self._moves < self.ctx.swap.concurrency:
+            relay = self._evading.popleft()
+            if not relay.leg.member.is_available:
+                self._moves += 1
+                relay.evade(self._evaded)
+        self._is_choosing = False
+
+    def _evaded(self) -> None:
+        self._moves -= 1
+        self._evade()
+
+    def close(self) -> None:
+        """Sweep no more: the route is gone, and its sessions with it."""
+        self._is_closed = True
+
     def _sweep(self) -> None:
+        if self._is_closed:
+            return
         self.ctx.budget.expire()
         self.ctx.clock.call_later(SWEEP_SECONDS, self._sweep)
 

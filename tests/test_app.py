@@ -309,7 +309,7 @@ def test_run_goes_by_the_address_of_the_socket_it_is_given(monkeypatch: pytest.M
     """Hosts and origins are judged by where the socket is bound, and systemd's variables leave the environment."""
     served: list[tuple[Config, int]] = []
 
-    async def stand_in(config: Config, sock: socket.socket) -> None:
+    async def stand_in(config: Config, sock: socket.socket, *_: object) -> None:
         served.append((config, sock.fileno()))
         sock.close()
 
@@ -334,7 +334,7 @@ def test_run_serves_on_the_loop_that_is_configured(uvloop: bool, monkeypatch: py
     """The socket is bound before the loop begins, and the exit code is 0."""
     served: list[tuple[Config, str, int]] = []
 
-    async def stand_in(config: Config, sock: socket.socket) -> None:
+    async def stand_in(config: Config, sock: socket.socket, *_: object) -> None:
         served.append((config, type(asyncio.get_running_loop()).__module__, sock.getsockname()[1]))
         sock.close()
 
@@ -358,7 +358,7 @@ def test_run_does_without_uvloop_where_there_is_none(monkeypatch: pytest.MonkeyP
     """It is a gain, not a need."""
     loops: list[str] = []
 
-    async def stand_in(config: Config, sock: socket.socket) -> None:
+    async def stand_in(config: Config, sock: socket.socket, *_: object) -> None:
         loops.append(type(asyncio.get_running_loop()).__module__)
         sock.close()
 

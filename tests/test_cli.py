@@ -1,9 +1,11 @@
 """The command line: what it prints, what it returns, and that it does both without delay."""
 
 import os
+import socket
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """Put a stand-in in the place of `proxy.app` that records what it is started with."""
     configs: list[Config] = []
 
-    def run(config: Config) -> int:
+    def run(config: Config, again: object, path: Path | None) -> int:
         configs.append(config)
         return 0
 
@@ -106,6 +108,22 @@ def test_file_environment_and_flags_in_their_order(
     (config,) = started
 
     assert (config.listen.path, config.log.level, config.listen.backlog) == ("/flag", "debug", 9)
+
+
+def test_the_app_can_read_the_configuration_anew(
+    started: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told which file to watch, and what it reads later is again under environment and flags."""
+    given: list[tuple[Callable[[], Config], Path | None]] = []
+    monkeypatch.setattr(sys.modules["proxy.app"], "run", lambda config, again, path: given.append((again, path)) or 0)
+    file = tmp_path / "c.toml"
+    file.write_text("[listen]\npath = '/old'\nbacklog = 9\n")
+    cli.main(["--config", str(file), "--path", "/flag"])
+    ((again, path),) = given
+    file.write_text("[listen]\npath = '/new'\nbacklog = 10\n")
+
+    assert path == file
+    assert (again().listen.path, again().listen.backlog) == ("/flag", 10)
 
 
 def test_every_flag_of_a_setting_exists() -> None:
@@ -197,7 +215,7 @@ def test_an_address_in_use_is_a_configuration_error(
 ) -> None:
     """What the app finds wrong with the configuration is told as what the loader finds."""
 
-    def run(config: Config) -> int:
+    def run(config: Config, again: object, path: Path | None) -> int:
         raise ConfigError("127.0.0.1:1 is in use", key="listen.address", source="--listen")
 
     monkeypatch.setattr(sys.modules["proxy.app"], "run", run)
@@ -211,7 +229,7 @@ def test_interrupt_is_quiet(
 ) -> None:
     """Ctrl-C ends with 130 and without a word."""
 
-    def run(config: Config) -> int:
+    def run(config: Config, again: object, path: Path | None) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["proxy.app"], "run", run)
@@ -222,7 +240,7 @@ def test_interrupt_is_quiet(
 
 def test_the_exit_code_is_the_apps(started: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
     """What the app returns is what the process exits with."""
-    monkeypatch.setattr(sys.modules["proxy.app"], "run", lambda config: 7)
+    monkeypatch.setattr(sys.modules["proxy.app"], "run", lambda *_: 7)
 
     assert cli.main([]) == 7
 
@@ -285,11 +303,34 @@ def test_a_real_process_refuses_authorities_it_cannot_read() -> None:
     )
 
 
-def test_checking_loads_no_server() -> None:
-    """`--check` answers at once because neither aiohttp, asyncio nor structlog is loaded for it."""
+@pytest.mark.parametrize(
+    "words", [["--check"], ["--help"], ["config", "show"], ["status", "--admin", "127.0.0.1:1"]], ids=" ".join
+)
+def test_what_serves_nobody_loads_no_server(words: list[str]) -> None:
+    """Checks, help and commands answer at once because no server, no loop and no logging is loaded for them."""
     code = (
-        "import sys; from proxy.cli import main; main(['--check']);"
+        "import contextlib, sys\n"
+        "from proxy.cli import main\n"
+        "with contextlib.suppress(SystemExit):\n"
+        f"    main({words!r})\n"
         "print(sorted({'aiohttp', 'asyncio', 'structlog', 'msgspec'} & set(sys.modules)))"
+    )
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=inherited, capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_serving_loads_no_command() -> None:
+    """Who serves pays nothing for the commands."""
+    code = (
+        "import sys, types; sys.modules['proxy.app'] = types.SimpleNamespace(run=lambda *_: 0)\n"
+        "from proxy.cli import main; main([])\n"
+        "print(sorted(name for name in sys.modules if name.startswith('proxy.commands')), 'http.client' in sys.modules)"
     )
 
     done = subprocess.run(
@@ -297,4 +338,87 @@ def test_checking_loads_no_server() -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stdout == "['proxy.commands', 'proxy.commands.outcome', 'proxy.commands.parser'] False\n"
+
+
+def test_several_upstreams_are_a_pool(started: list[Config]) -> None:
+    """The flag may be repeated: one route, whose servers do the same."""
+    cli.main(["--upstream", "http://127.0.0.1:1/mcp", "--upstream", "http://127.0.0.1:2/mcp"])
+    (config,) = started
+    (route,) = config.routes
+
+    assert [upstream.url for upstream in route.upstreams] == ["http://127.0.0.1:1/mcp", "http://127.0.0.1:2/mcp"]
+
+
+def test_one_upstream_is_given_as_a_text(started: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a flag that was repeated is a list to who reads it."""
+    given: list[object] = []
+    monkeypatch.setattr(cli, "load", lambda file, environ, overrides: given.append(overrides) or Config())
+    cli.main(["--upstream", "http://127.0.0.1:1/mcp"])
+
+    assert given == [{"upstream.url": "http://127.0.0.1:1/mcp"}]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9902", ""])
+def test_the_admin_api_has_its_flag(started: list[Config], address: str) -> None:
+    """It says where the admin API listens when the proxy serves; empty, that it does not."""
+    cli.main(["--admin", address])
+    (config,) = started
+
+    assert config.admin.address == address
+
+
+def test_a_flags_value_is_no_command(started: list[Config]) -> None:
+    """A file may be called as a command is."""
+    assert cli.main(["--log-level", "debug", "--path", "/events"]) == 0
+    assert cli.main(["--config", "status"]) == 2
+    assert len(started) == 1
+
+
+def test_a_command_operates_and_does_not_serve(started: list[Config], capsys: pytest.CaptureFixture[str]) -> None:
+    """Its word decides; a proxy that is not there is told with the code for that."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        code = cli.main(["status", "--admin", address])
+
+    assert code == 3
+    assert capsys.readouterr() == (
+        "",
+        f"mcp-session-proxy: error: the admin API at http://{address} cannot be reached: Connection refused\n",
+    )
+    assert started == []
+
+
+def test_a_flag_of_serving_is_none_of_a_command(started: list[Config], capsys: pytest.CaptureFixture[str]) -> None:
+    """What a command cannot use is refused, not overlooked."""
+    assert cli.main(["--listen", "127.0.0.1:1", "status"]) == 2
+    assert capsys.readouterr().err == (
+        "mcp-session-proxy: error: unrecognized arguments: --listen 127.0.0.1:1 (see --help)\n"
+    )
+    assert started == []
+
+
+def test_help_lists_the_commands_and_their_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """One page says all there is to call."""
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+
+    assert "  upstreams swap " in out
+    assert "  3    the admin API cannot be reached\n" in out
+
+
+def test_a_reader_that_has_enough_is_no_failure() -> None:
+    """A pipe into `head` ends a command without a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "proxy", "config", "show"],
+            cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=30, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+
+    assert (done.returncode, done.stderr) == (0, "")

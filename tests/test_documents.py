@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import ENV_PREFIX, Config
+from proxy.config import ENV_PREFIX, SETTINGS, Config, routes
 
 ROOT = Path(__file__).resolve().parents[1]
 ANALYSIS = ROOT / "analysis"
@@ -79,8 +79,8 @@ def members():
 @cache
 def settings():
     """Return every key of the configuration with its section."""
-    sections = Config.__dataclass_fields__
-    return {f"{name}.{key}" for name in sections for key in getattr(Config(), name).__dataclass_fields__}
+    arrays = {"routes": routes.OF_ROUTE, "routes.upstreams": routes.OF_UPSTREAM}
+    return {*SETTINGS, *(f"{array}.{key}" for array, keys in arrays.items() for key in keys)}
 
 
 @cache

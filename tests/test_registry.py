@@ -11,6 +11,7 @@ from proxy.registry import SWEEP_SECONDS, Registry
 from proxy.relay.opening import Opening
 from support.fakes import (
     FakeSink,
+    edge_of,
     initialize_body,
     listen,
     make_context,
@@ -99,7 +100,7 @@ def test_openings_under_way_take_their_place() -> None:
 
     assert registry.is_full
 
-    ctx.edge.last.json(400, b"{}")
+    edge_of(ctx).last.json(400, b"{}")
 
     assert not registry.is_full
 
@@ -117,7 +118,7 @@ def test_a_closed_session_is_gone() -> None:
     assert registry.find(other.session.id) is other
     assert ctx.ids.upstream_of(relay.session.id) is None
     assert ctx.ids.session_of(ctx.upstream.name, "up-1") is None
-    goodbye = ctx.edge.one(method="DELETE")
+    goodbye = edge_of(ctx).one(method="DELETE")
     assert goodbye.upstream_id == "up-1"
     assert goodbye.header("Authorization") == "Bearer two"
 
@@ -145,7 +146,7 @@ def test_a_drain_ends_standalone_streams_alone() -> None:
     registry = Registry(ctx)
     relay = open_session(registry)
     standalone = listen(relay)
-    ctx.edge.one(method="GET").sse()
+    edge_of(ctx).one(method="GET").sse()
     call = post(relay, request_body("tools/call", 1))
     ctx.clock.advance()
 
@@ -168,12 +169,12 @@ def test_running_calls_are_known() -> None:
 
     post(relay, request_body("tools/call", 1))
     assert registry.has_running_calls
-    ctx.edge.last.json()
+    edge_of(ctx).last.json()
     assert not registry.has_running_calls
 
     Opening(ctx, 0, Head("POST", "/mcp", []), initialize_body(), FakeSink(), registry.open).begin()
     assert registry.has_running_calls
-    ctx.edge.last.json(500, b"{}")
+    edge_of(ctx).last.json(500, b"{}")
     assert not registry.has_running_calls
 
 
@@ -188,7 +189,7 @@ def test_the_end_tells_everybody() -> None:
     opening = FakeSink()
     Opening(ctx, 0, Head("POST", "/mcp", []), initialize_body(), opening, registry.open).begin()
     listener = listen(one)
-    ctx.edge.one(method="GET").sse()
+    edge_of(ctx).one(method="GET").sse()
 
     registry.begin_drain()
     ctx.clock.advance(3.0)
@@ -202,8 +203,8 @@ def test_the_end_tells_everybody() -> None:
         assert sink.finished
     assert opening.json()["error"]["data"]["reason"] == "shutdown"
     assert listener.finished
-    assert {attempt.upstream_id for attempt in ctx.edge.find(method="DELETE")} == {"up-1", "up-2"}
-    assert not [attempt for attempt in ctx.edge.open if attempt.method != "DELETE"]
+    assert {attempt.upstream_id for attempt in edge_of(ctx).find(method="DELETE")} == {"up-1", "up-2"}
+    assert not [attempt for attempt in edge_of(ctx).open if attempt.method != "DELETE"]
     assert ctx.observer.of("session_closed") == [
         SessionClosed(session=relay.fingerprint, reason="shutdown") for relay in (one, two)
     ]
@@ -216,13 +217,13 @@ def test_an_end_without_observer_ends_as_well() -> None:
     """Nothing is recorded, everything is closed."""
     ctx = make_context(observer=NOOP)
     registry = Registry(ctx)
-    relay = registry.open(make_handshake(), None, [], "")
+    relay = registry.open(make_handshake(), None, [], "", ctx.pool.members[0])
 
     registry.end()
 
     assert relay.session.state is SessionState.CLOSED
     assert len(registry) == 0
-    assert not ctx.edge.find(method="DELETE")
+    assert not edge_of(ctx).find(method="DELETE")
 
 
 def test_a_clients_answer_names_the_session_and_not_the_upstreams() -> None:
@@ -230,7 +231,7 @@ def test_a_clients_answer_names_the_session_and_not_the_upstreams() -> None:
     ctx = make_context()
     relay = open_session(ctx, upstream_id="up-1")
     sink = post(relay, request_body("tools/list", 1))
-    ctx.edge.last.json(200, headers=[(h.SESSION_ID, "up-1")])
+    edge_of(ctx).last.json(200, headers=[(h.SESSION_ID, "up-1")])
 
-    assert ctx.edge.last.upstream_id == "up-1"
+    assert edge_of(ctx).last.upstream_id == "up-1"
     assert h.get_all(sink.headers, h.SESSION_ID) == [relay.session.id]

@@ -17,7 +17,7 @@ MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 LONGEST_MODULE = 400
-LONGER = {"proxy/relay/call.py": 610, "proxy/upstream/connection.py": 440}
+LONGER = {"proxy/relay/attempt.py": 450, "proxy/relay/call.py": 520, "proxy/upstream/connection.py": 440}
 """Hot modules that exceed it, each with its reason in its docstring."""
 LONGEST_FUNCTION = 80
 LONGEST_FUNCTION_MOST = 45
@@ -37,6 +37,7 @@ REGISTRY = re.compile(r"https?://[\w.-]*(?:registry|npm|pypi|artifactory|nexus)[
 
 TESTED_ELSEWHERE = {
     "proxy/__main__.py": "tests/test_cli.py starts it",
+    "proxy/control/base.py": "an interface: what keeps it is tested",
     "proxy/store/base.py": "an interface: what keeps it is tested",
     "proxy/upstream/base.py": "an interface: what keeps it is tested",
 }

@@ -1,6 +1,7 @@
 """Blocks of `errors.md`: the fault table, with what each row's `data` carries and which module sends it.
 
-The table is the product's own; the keys of `data` and the senders are read from the source, where a row is named.
+The table is the product's own; the keys of `data` and the senders are read from the source, where a row is named: by
+its text, or by a constant of that text.
 """
 
 import ast
@@ -9,9 +10,11 @@ from functools import cache
 from proxy.core.faults import FAULTS, Fault
 from tools.source import NOTHING, Function, functions, modules, table
 
-_NOT_DATA = {"is_batch"}
-_NO_ANSWERS = {"_drop", "dropped", "abandon", "lose", "AnswerDropped", "NotificationDropped"}
+_NOT_DATA = {"is_batch", "can_ask"}
+_NO_ANSWERS = {"_drop", "dropped", "abandon", "lose", "AnswerDropped", "NotificationDropped", "MoveResult"}
 """Verbs that record a reason and answer nobody."""
+_NO_CLIENTS = ("admin", "commands", "config", "control", "observe")
+"""Packages that speak to operators, in words of their own."""
 _NUMBERS = {
     "OUTCOME_UNKNOWN": "outcome unknown",
     "UNAVAILABLE": "upstream unavailable; the call did not run",
@@ -76,22 +79,57 @@ def _uses() -> dict[str, tuple[set[str], set[str]]]:
     """Find for each reason the extra keys of its `data` and the modules that name it."""
     uses: dict[str, tuple[set[str], set[str]]] = {}
     for item in modules():
-        if item.name == "core.faults" or item.name.startswith(("observe", "config")):
+        if item.name == "core.faults" or item.name.startswith(_NO_CLIENTS):
             continue
+        constants = _constants(item.tree)
         for _, function, statements in functions(item.tree):
             for statement in statements:
                 for node in ast.walk(statement):
-                    for reason in _named(node):
+                    for reason in _named(node, constants):
                         keys, senders = uses.setdefault(reason, (set(), set()))
                         senders.add(item.name)
                         keys.update(_keys(node, function))
+                        keys.update(_handed_on().get(_verb(node), ()))
     return uses
 
 
-def _named(node: ast.AST) -> set[str]:
+def _constants(tree: ast.Module) -> dict[str, str]:
+    """Return the module's own names for reasons."""
+    return {
+        child.targets[0].id: child.value.value
+        for child in tree.body
+        if isinstance(child, ast.Assign)
+        and isinstance(child.targets[0], ast.Name)
+        and isinstance(child.value, ast.Constant)
+        and child.value.value in FAULTS
+    }
+
+
+@cache
+def _handed_on() -> dict[str, set[str]]:
+    """Find for each function that is given a reason and hands it on what it adds to the `data`."""
+    found: dict[str, set[str]] = {}
+    for item in modules():
+        if item.name.startswith(_NO_CLIENTS):
+            continue
+        for _, function, _ in functions(item.tree):
+            if function is None or "reason" not in {each.arg for each in function.args.args}:
+                continue
+            for node in ast.walk(function):
+                match node:
+                    case ast.Call(args=[ast.Name(id="reason"), *_]):
+                        found.setdefault(function.name, set()).update(_keys(node, function))
+    return found
+
+
+def _verb(node: ast.AST) -> str:
+    return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+
+
+def _named(node: ast.AST, constants: dict[str, str]) -> set[str]:
     """Return the reasons that an expression names: in a call, a returned pair, or a choice of two."""
     if isinstance(node, ast.Call):
-        if ast.unparse(node.func).rpartition(".")[2] in _NO_ANSWERS:
+        if _verb(node) in _NO_ANSWERS:
             return set()
         parts = node.args
     elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
@@ -100,7 +138,8 @@ def _named(node: ast.AST) -> set[str]:
         parts = [node.body, node.orelse]
     else:
         return set()
-    return {part.value for part in parts if isinstance(part, ast.Constant) and part.value in FAULTS}
+    texts = {part.value for part in parts if isinstance(part, ast.Constant) and part.value in FAULTS}
+    return texts | {constants[part.id] for part in parts if isinstance(part, ast.Name) and part.id in constants}
 
 
 def _keys(node: ast.AST, function: Function | None) -> set[str]:

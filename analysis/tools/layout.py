@@ -2,7 +2,7 @@
 
 import tomllib
 
-from tools.source import ROOT, modules, table
+from tools.source import PACKAGE, ROOT, Module, modules, table
 
 
 def modules_table() -> str:
@@ -13,8 +13,13 @@ def modules_table() -> str:
     def rank(name: str) -> tuple[int, str]:
         return order.index(name.partition(".")[0]), name
 
-    rows = [[f"`{item.name}`", item.summary] for item in sorted(known, key=lambda item: rank(item.name))]
+    rows = [[f"`{_shown(item)}`", item.summary] for item in sorted(known, key=lambda item: rank(item.name))]
     return table(["module", "what it is"], rows)
+
+
+def _shown(item: Module) -> str:
+    # `commands.toml` would read as a file of that name.
+    return item.path.relative_to(PACKAGE).as_posix() if item.name.endswith(".toml") else item.name
 
 
 def layers() -> str:

@@ -1,11 +1,15 @@
-"""Blocks of `state-machines.md`: the tables of `core` written out, and the decisions tried on every case.
+"""Blocks of `state-machines.md`: the tables of the product written out, and the decisions tried on every case.
 
-Imports the product's pure core, so what stands in the document is what the code does.
+Imports what the product goes by, so what stands in the document is what the code does.
 """
 
+from collections.abc import Iterable
+
+from proxy.control.phases import FINAL, JOB, JobState
 from proxy.core import exchange
 from proxy.core.cursor import Cursor
 from proxy.core.exchange import Outcome
+from proxy.core.health import HEALTH, REASONS, Count
 from proxy.core.ids import STANDALONE, Epoch, Offset, StreamId
 from proxy.core.replay import Entry, Stream
 from proxy.core.resume import decide
@@ -39,12 +43,17 @@ def binding_table() -> str:
 
 def binding_diagram() -> str:
     """Draw `BINDING`, without the rows that change nothing."""
+    rows = [(before.value, event.value, row.state.value) for (before, event), row in BINDING.items()]
+    return _diagram("    [*] --> unbound", _moves(rows))
+
+
+def _moves(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Return an arrow for each change of state, with all events that bring it about."""
     arrows: dict[tuple[str, str], list[str]] = {}
-    for (before, event), row in BINDING.items():
-        if row.state is not before:
-            arrows.setdefault((before.value, row.state.value), []).append(event.value)
-    moves = [f"    {before} --> {after} : {', '.join(events)}" for (before, after), events in arrows.items()]
-    return _diagram("    [*] --> unbound", moves)
+    for before, event, after in rows:
+        if before != after:
+            arrows.setdefault((before, after), []).append(event)
+    return [f"    {before} --> {after} : {', '.join(events)}" for (before, after), events in arrows.items()]
 
 
 def _diagram(start: str, moves: list[str]) -> str:
@@ -54,6 +63,73 @@ def _diagram(start: str, moves: list[str]) -> str:
 def binding_events() -> str:
     """Write what each event of a binding means."""
     return _members("core.session", "BindingEvent", "event")
+
+
+def health_table() -> str:
+    """Write `HEALTH`."""
+    rows = []
+    for (before, signal), row in HEALTH.items():
+        when = (row.when,) if isinstance(row.when, Count) else row.when
+        condition = f"enough {' or '.join(count.value for count in when)}" if when else "at once"
+        rows.append(
+            [
+                before.value,
+                signal.value,
+                row.state.value,
+                condition if row.state is not before else "",
+                row.adds.value if row.adds is not None else "",
+                ", ".join(count.value for count in row.clears),
+            ]
+        )
+    head = ["state", "signal", "next state", "if", "counts", "clears"]
+    return table(head, [[cell or NOTHING for cell in row] for row in rows])
+
+
+def health_diagram() -> str:
+    """Draw `HEALTH`, without the rows that change nothing."""
+    rows = [(before.value, signal.value, row.state.value) for (before, signal), row in HEALTH.items()]
+    return _diagram("    [*] --> closed", _moves(rows))
+
+
+def health_signals() -> str:
+    """Write what each signal of an upstream's health means, and the reason that people are shown."""
+    reasons = {signal.name: f"`{reason}`" for signal, reason in REASONS.items()}
+    rows = [
+        [f"`{member}`", text or NOTHING, reasons.get(member, NOTHING)]
+        for member, text in enum_members("core.health", "Signal").items()
+    ]
+    return table(["signal", "meaning", "reason shown"], rows)
+
+
+def health_counts() -> str:
+    """Write what is counted in a row."""
+    return _members("core.health", "Count", "count")
+
+
+def job_table() -> str:
+    """Write `JOB`."""
+    rows = [[before.value, event.value, after.value] for (before, event), after in JOB.items()]
+    return table(["state", "event", "next state"], rows)
+
+
+def job_diagram() -> str:
+    """Draw `JOB`, without the cancels, which are possible everywhere before the end."""
+    rows = [
+        (before.value, event.value, after.value) for (before, event), after in JOB.items() if after.name != "CANCELLED"
+    ]
+    begins = ["    [*] --> comparing : swap", "    [*] --> moving : drain, move, refresh"]
+    ends = [f"    {state.value} --> [*]" for state in JobState if state in FINAL and state.name != "CANCELLED"]
+    return _diagram("\n".join(begins), [*_moves(rows), *ends])
+
+
+def job_states() -> str:
+    """Write what each state of a job means."""
+    return _members("control.phases", "JobState", "state")
+
+
+def job_events() -> str:
+    """Write what can happen to a job."""
+    return _members("control.phases", "JobEvent", "event")
 
 
 def _members(module: str, name: str, head: str) -> str:
@@ -114,6 +190,11 @@ def call_states() -> str:
 def link_states() -> str:
     """Write the states of the upstream's standalone stream and who enters them."""
     return _entered("relay.standalone", "LinkState")
+
+
+def member_states() -> str:
+    """Write what a member of a pool can be, and who makes it that."""
+    return _entered("upstream.member", "MemberState")
 
 
 def stream_states() -> str:

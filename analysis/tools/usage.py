@@ -70,7 +70,7 @@ _ALSO_UPSTREAM_ID = {
     ("store.base", ""): CURSOR,
     ("store.memory", ""): CURSOR,
     ("relay.call", "Call._respond"): CURSOR,
-    ("core.session", "ServerRequests"): None,
+    ("core.asked", ""): None,
     ("relay.inbox", ""): None,
 }
 _NOT_AN_OFFSET = {("relay.call", "Call.fail")}  # `position` counts the members of a batch there

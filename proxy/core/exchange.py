@@ -107,6 +107,8 @@ class CallState(Enum):
     SENT = "sent"
     PROBING = "probing"
     """A 400 is held back until a ping tells whether the session is lost."""
+    ASKING = "asking"
+    """Its attempt is over without an answer, and the server is asked whether it may be sent again (semantics 13)."""
     STREAMING = "streaming"
     RESUMING = "resuming"
     """The upstream's stream broke and is asked for again by its cursor."""

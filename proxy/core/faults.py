@@ -59,6 +59,16 @@ _ROWS = (
         "a ping or a resume shows that the upstream session of a running call is gone",
     ),
     Fault(
+        "drained", 200, OUTCOME_UNKNOWN, "unknown",
+        "outcome unknown: the server was taken out of service while the call ran",
+        "a call still runs in a drained upstream when `swap.drain_timeout_seconds` are over",
+    ),
+    Fault(
+        "task_lost", 200, OUTCOME_UNKNOWN, "unknown",
+        "outcome unknown: the task was lost with the server's session that ran it",
+        "a request about a task whose upstream session is gone",
+    ),
+    Fault(
         "gateway_error", 200, OUTCOME_UNKNOWN, "unknown",
         "outcome unknown: something in front of the server answered for it",
         "502, 503 or 504 without a JSON-RPC body; `data.http_status` tells which",
@@ -112,6 +122,16 @@ _ROWS = (
         "too_many_bytes", 200, OVERLOADED, "not_run",
         "the requests under way fill the proxy's memory; the call did not run",
         "bodies of calls under way above `replay.bytes_total` for the process",
+    ),
+    Fault(
+        "queue_full", 200, OVERLOADED, "not_run",
+        "the server is overloaded; the call did not run",
+        "no room at the upstream and `upstream.queue_limit` calls wait already; `data.retry_after_seconds`",
+    ),
+    Fault(
+        "queue_timeout", 200, OVERLOADED, "not_run",
+        "the server is overloaded; the call did not run",
+        "no room at the upstream for `upstream.queue_timeout_seconds`; `data.retry_after_seconds`",
     ),
     Fault(
         "too_many_sessions", 200, OVERLOADED, "not_run",
@@ -189,7 +209,7 @@ _ROWS = (
     ),
     Fault(
         "no_such_path", 404, INVALID_REQUEST, "none",
-        "no MCP endpoint at this path", "any path but `listen.path`",
+        "no MCP endpoint at this path", "any path that no route has",
     ),
     Fault(
         "method", 405, INVALID_REQUEST, "none",

@@ -6,6 +6,8 @@ out. Must not know of sessions or of the HTTP library. Invariant: everything her
 on a session's state is asked anew for every request.
 """
 
+from typing import Any
+
 from proxy.core import headers as h
 from proxy.core.headers import Block, Headers
 from proxy.core.ids import UpstreamSessionId
@@ -15,11 +17,15 @@ from proxy.core.revision import is_modern
 class Findings:
     """What was found out about a head, whatever its session id."""
 
-    __slots__ = ("accepts_sse", "forwarded", "verdict")
+    __slots__ = ("accepts_sse", "forwarded", "route", "verdict", "version")
 
     def __init__(self) -> None:
         self.verdict: object = None
         """What the listener says of it; None until it has been asked."""
+        self.route: Any = None
+        """Which route the listener found for it."""
+        self.version = -1
+        """Of the route table that the verdict and the route were found in."""
         self.forwarded: Block | None = None
         """What of it goes upstream, without a session id; None until it has been chosen."""
         self.accepts_sse: bool | None = None

@@ -283,6 +283,15 @@ def is_loopback(listen_host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def host_name(host: str | None) -> str:
+    """Return the name in a `Host` header, without port and in lower case; "" where it is missing."""
+    if host is None:
+        return ""
+    name = host.lower()
+    # A bracketed IPv6 address holds colons of its own (RFC 3986, 3.2.2).
+    return name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
+
+
 def host_allowed(host: str | None, listen_host: str, allowed: Collection[str]) -> bool:
     """Check the `Host` header: a page must not reach a loopback server under a name of its own (rebinding).
 

@@ -56,7 +56,9 @@ def mint_session_id(entropy: bytes) -> SessionId:
     """
     if len(entropy) != SESSION_ENTROPY_BYTES:
         raise ValueError(f"a session id takes {SESSION_ENTROPY_BYTES} bytes of entropy, got {len(entropy)}")
-    return SessionId(binascii.b2a_base64(entropy, newline=False).translate(_URL_SAFE).decode("ascii"))
+    text = binascii.b2a_base64(entropy, newline=False).translate(_URL_SAFE).decode("ascii")
+    # A command line takes what begins with a dash for an option.
+    return SessionId(f"_{text[1:]}" if text[0] == "-" else text)
 
 
 def mint_epoch(entropy: bytes) -> Epoch:

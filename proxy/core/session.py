@@ -6,12 +6,12 @@ a rebuild must restore. Knows no time, no I/O and no client connection. Laws: ev
 changes no state at all and asks no table.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from enum import Enum
 
 import msgspec
 
+from proxy.core.asked import ServerRequests
 from proxy.core.ids import Generation, RequestId, SessionId, UpstreamSessionId
 from proxy.core.jsonrpc import InitializeResult
 from proxy.core.revision import Revision
@@ -19,9 +19,6 @@ from proxy.errors import IllegalTransition
 
 RECORD_FORMAT = 1
 """Version of the session record; a durable store refuses what it does not know."""
-
-SERVER_REQUESTS = 1_024
-"""Unanswered server requests one session remembers; the oldest is forgotten first."""
 
 
 class SessionState(Enum):
@@ -39,6 +36,8 @@ class CloseReason(Enum):
     EXPIRED = "expired"
     LIFETIME = "lifetime"
     REFUSED = "refused"
+    OPERATOR = "operator"
+    ROUTE_REMOVED = "route_removed"
     SHUTDOWN = "shutdown"
 
 
@@ -58,12 +57,16 @@ SESSION: Mapping[tuple[SessionState, SessionEvent], SessionState] = {
 
 
 class BindingState(Enum):
-    """UNBOUND: no upstream session, by choice; BINDING: one is being made; LOST: there was one."""
+    """UNBOUND: no upstream session, by choice; BINDING: one is being made; LOST: there was one.
+
+    DRAINING: another binding has taken its place, and it lives on for the calls that run in it.
+    """
 
     UNBOUND = "unbound"
     BINDING = "binding"
     BOUND = "bound"
     LOST = "lost"
+    DRAINING = "draining"
 
 
 class BindingEvent(Enum):
@@ -83,6 +86,10 @@ class BindingEvent(Enum):
     """The upstream session of the present generation is gone (semantics 11)."""
     IDLE = "idle"
     """The session rested for `upstream_idle_seconds`."""
+    REPLACED = "replaced"
+    """Another binding takes its place: the session was moved."""
+    FINISHED = "finished"
+    """Nothing runs in it any more, or its time to finish is over."""
     CLOSED = "closed"
     """The session is over."""
 
@@ -119,6 +126,7 @@ BINDING: Mapping[tuple[BindingState, BindingEvent], Row] = {
     # Late news of an upstream session that was let go on purpose.
     (_B.UNBOUND, _E.LOSS): Row(_B.UNBOUND),
     (_B.UNBOUND, _E.IDLE): Row(_B.UNBOUND),
+    (_B.UNBOUND, _E.REPLACED): Row(_B.UNBOUND),
     (_B.UNBOUND, _E.CLOSED): Row(_B.UNBOUND),
     # Single flight: whoever needs the binding while it is being made waits for the same rebuild.
     (_B.BINDING, _E.NEEDED): Row(_B.BINDING),
@@ -128,15 +136,23 @@ BINDING: Mapping[tuple[BindingState, BindingEvent], Row] = {
     (_B.BINDING, _E.DENIED): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.FAIL_DENIED)),
     (_B.BINDING, _E.LOSS): Row(_B.BINDING),
     (_B.BINDING, _E.IDLE): Row(_B.UNBOUND, (_C.STOP_REBUILD, _C.CLOSE_STANDALONE, _C.FAIL_WAITING)),
+    # Who waits goes on waiting: it is sent in the binding that takes the place.
+    (_B.BINDING, _E.REPLACED): Row(_B.UNBOUND, (_C.STOP_REBUILD, _C.CLOSE_STANDALONE)),
     (_B.BINDING, _E.CLOSED): Row(_B.UNBOUND, (_C.STOP_REBUILD, _C.CLOSE_STANDALONE, _C.FAIL_WAITING)),
     (_B.BOUND, _E.NEEDED): Row(_B.BOUND),
     (_B.BOUND, _E.LOSS): Row(_B.LOST, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.REBUILD_IF_WANTED)),
     (_B.BOUND, _E.IDLE): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.END_UPSTREAM)),
+    # Its standalone stream stays: a server may ask on it what a call that runs there needs to know.
+    (_B.BOUND, _E.REPLACED): Row(_B.DRAINING),
     (_B.BOUND, _E.CLOSED): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.END_UPSTREAM)),
     (_B.LOST, _E.NEEDED): Row(_B.BINDING, (_C.START_REBUILD,)),
     (_B.LOST, _E.LOSS): Row(_B.LOST),
     (_B.LOST, _E.IDLE): Row(_B.UNBOUND),
+    (_B.LOST, _E.REPLACED): Row(_B.UNBOUND),
     (_B.LOST, _E.CLOSED): Row(_B.UNBOUND),
+    (_B.DRAINING, _E.LOSS): Row(_B.LOST, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS)),
+    (_B.DRAINING, _E.FINISHED): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.END_UPSTREAM)),
+    (_B.DRAINING, _E.CLOSED): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.CLOSE_SERVER_REQUESTS, _C.END_UPSTREAM)),
 }
 
 
@@ -154,18 +170,26 @@ class Binding:
         """Counts bindings; scopes upstream cursors and server request ids."""
         self.state = BindingState.UNBOUND
 
-    def receive(self, event: BindingEvent) -> tuple[Command, ...]:
+    def receive(self, event: BindingEvent, generation: Generation | None = None) -> tuple[Command, ...]:
         """Move by the table and return the commands of the row.
 
+        Args:
+            event: what happened.
+            generation: the number an entry into BOUND takes, as `Session.next_generation` gave it; None: the next one
+                of this binding.
+
         Raises:
-            IllegalTransition: the table has no such row; nothing has changed.
+            IllegalTransition: the table has no such row, or the number does not rise; nothing has changed.
         """
         row = BINDING.get((self.state, event))
         if row is None:
             raise IllegalTransition(f"binding: {event.value} in state {self.state.value}")
-        self.state = row.state
         if Command.RAISE_GENERATION in row.commands:
-            self.generation = Generation(self.generation + 1)
+            raised = Generation(self.generation + 1) if generation is None else generation
+            if raised <= self.generation:
+                raise IllegalTransition(f"binding: generation {raised} after {self.generation}")
+            self.generation = raised
+        self.state = row.state
         return row.commands
 
 
@@ -180,50 +204,11 @@ class Handshake(msgspec.Struct, gc=False):
     promised: InitializeResult
 
 
-class ServerRequests:
-    """Requests of the upstream that the client has not answered yet, keyed by the id the client saw.
-
-    Invariant: an id that the client saw and has not answered names one request of one generation (semantics 15).
-    """
-
-    __slots__ = ("_open", "_renamed")
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[RequestId, tuple[Generation, RequestId]] = OrderedDict()
-        self._renamed = 0
-
-    def admit(self, upstream_id: RequestId, generation: Generation) -> RequestId:
-        """Record a server request and return the id to show the client: another one only where two could meet."""
-        owner = (generation, upstream_id)
-        shown = upstream_id
-        if self._open.get(shown, owner) != owner:
-            for candidate, other in self._open.items():
-                if other == owner:
-                    return candidate
-            # A loop, because an upstream may use such names itself.
-            while shown in self._open:
-                self._renamed += 1
-                shown = f"mcp-session-proxy-{generation}-{self._renamed}"
-        self._open[shown] = owner
-        if len(self._open) > SERVER_REQUESTS:
-            self._open.popitem(last=False)
-        return shown
-
-    def close(self, generation: Generation) -> None:
-        """Let what is open of *generation* go nowhere; its ids stay taken until they are answered."""
-        for shown, (owner, upstream_id) in self._open.items():
-            if owner == generation:
-                self._open[shown] = (Generation(0), upstream_id)
-
-    def answer(self, shown: RequestId) -> tuple[Generation, RequestId] | None:
-        """Take out what the client answers; None when no such request is open."""
-        return self._open.pop(shown, None)
-
-
 class Session:
     """Everything about one session that outlives its connections."""
 
     __slots__ = (
+        "_generations",
         "_server_requests",
         "binding",
         "format",
@@ -238,6 +223,7 @@ class Session:
         "route",
         "state",
         "subscriptions",
+        "tasks",
     )
 
     def __init__(
@@ -261,18 +247,41 @@ class Session:
         self.subscriptions: dict[str, None] | None = None
         """Subscribed resource URIs in their order; made on first use, as most sessions have none."""
         self.next_stream = 1
+        self._generations = 0
         self._server_requests: ServerRequests | None = None
+        self.tasks: dict[str, Generation] | None = None
+        """Running tasks (2025-11-25) and the generation whose upstream session holds each; made on first use."""
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
         """All of them, the present one last."""
         return (*self.older_bindings, self.binding)
 
-    def bind_anew(self, upstream: str) -> Binding:
-        """Put a new binding in the place of the present one, which keeps what runs in it."""
-        self.older_bindings = self.bindings
-        self.binding = Binding(upstream)
-        return self.binding
+    def next_generation(self) -> Generation:
+        """Return a number for the next upstream session; two that are being made at once never share one."""
+        self._generations = max(self._generations, *(binding.generation for binding in self.bindings)) + 1
+        return Generation(self._generations)
+
+    def return_generation(self, generation: Generation) -> None:
+        """Take back the number of an upstream session that did not come about, if it was the last one given."""
+        if generation == self._generations:
+            self._generations -= 1
+
+    def replace(self, binding: Binding) -> None:
+        """Put *binding* in the place of the present one, which stays among the older ones while it drains."""
+        present = self.binding
+        if present.state is BindingState.DRAINING:
+            self.older_bindings = (*self.older_bindings, present)
+        self.binding = binding
+
+    def drop(self, binding: Binding) -> None:
+        """Forget an older binding in which nothing runs any more."""
+        self.older_bindings = tuple(older for older in self.older_bindings if older is not binding)
+
+    @property
+    def has_tasks(self) -> bool:
+        """Tell whether a task runs that pins the session to its upstream session."""
+        return bool(self.tasks)
 
     @property
     def server_requests(self) -> ServerRequests:

@@ -1,6 +1,6 @@
 """Sorts a client's request: what it may not do, which session it is for, or that it is for none.
 
-Owns the checks that come before any session (path, Host, Origin, method, headers). Knows no HTTP library and never
+Owns the checks that come before any session (route, Host, Origin, method, headers). Knows no HTTP library and never
 talks to an upstream. Invariant: every request gets exactly one answer through its sink.
 """
 
@@ -14,10 +14,12 @@ from proxy.core.head import Head
 from proxy.core.ids import RequestId
 from proxy.core.jsonrpc import Envelope, Kind
 from proxy.core.revision import is_known, is_modern
+from proxy.observe.hooks import Observer
 from proxy.registry import Registry
 from proxy.relay import replies
 from proxy.relay.opening import Opening
 from proxy.relay.passthrough import Passthrough
+from proxy.routes import RouteTable, Served
 
 # A member of an enum costs ten times a global to get at.
 _REQUEST = Kind.REQUEST
@@ -28,43 +30,49 @@ _Fault = tuple[str, dict[str, str]]
 
 
 class Listener:
-    """The MCP endpoint of one route."""
+    """The MCP endpoints of all routes."""
 
-    def __init__(self, registry: Registry, config: Listen) -> None:
-        self._registry = registry
-        self._ctx = registry.ctx
+    def __init__(self, routes: RouteTable, config: Listen, observer: Observer) -> None:
+        self._routes = routes
+        self._observer = observer
         self._config = config
         # Parsed once: the property reads the address anew, and every request asks.
         self._host = config.host
-        self._paths = frozenset({config.path, config.path.rstrip("/") + "/", config.path.rstrip("/") or "/"})
 
     def handle(self, request: Request, sink: Sink) -> None:
         """Answer one request, now or later."""
         head = request.head
         findings = head.findings
+        if findings.version != self._routes.version:
+            findings.version = self._routes.version
+            findings.verdict = self._judge(head)
         verdict = findings.verdict
-        if verdict is None:
-            verdict = findings.verdict = self._judge(head)
         if verdict is not _FINE:
             reason, names = cast("_Fault", verdict)
             self._reject(sink, reason, None, **names)
-        elif head.method == "POST":
-            self._post(request, sink)
+            return
+        served: Served = findings.route
+        if head.method == "POST":
+            self._post(served, request, sink)
         elif head.method == "GET":
-            self._get(request, sink)
+            self._get(served.registry, request, sink)
         elif head.method == "DELETE":
-            self._delete(request, sink)
+            self._delete(served.registry, request, sink)
         else:
             self._reject(sink, "method")
 
     def _judge(self, head: Head) -> object:
-        """Return what is wrong with a head, whatever its session and body are."""
+        """Return what is wrong with a head, whatever its session and body are; else note its route."""
         headers = head.headers
         config = self._config
-        if _path_of(head.path) not in self._paths:
-            return "no_such_path", {"path": config.path}
         host = h.get(headers, "Host")
-        if not h.host_allowed(host, self._host, config.allowed_hosts):
+        path = _path_of(head.path)
+        served = head.findings.route = self._routes.find(path, h.host_name(host))
+        if served is None:
+            return "no_such_path", {"path": self._routes.known_paths}
+        own = served.config.host
+        allowed = (*config.allowed_hosts, own) if own else config.allowed_hosts
+        if not h.host_allowed(host, self._host, allowed):
             return "bad_host", {"header": "Host"}
         if not h.origin_allowed(h.get(headers, "Origin"), self._host, config.allowed_origins, host):
             return "bad_origin", {"header": "Origin"}
@@ -75,36 +83,41 @@ class Listener:
 
     # -- POST
 
-    def _post(self, request: Request, sink: Sink) -> None:
+    def _post(self, served: Served, request: Request, sink: Sink) -> None:
         head = request.head
+        registry = served.registry
         envelope = jsonrpc.classify(request.body)
         if head.is_modern:
-            self._pass_through(envelope, request, sink, is_modern=True)
+            self._pass_through(registry, envelope, request, sink, is_modern=True)
             return
         if envelope.method == "initialize" and envelope.kind is _REQUEST and envelope.id is not None:
-            self._open(envelope.id, request, sink)
+            self._open(served, envelope.id, request, sink)
             return
         session_id = head.session_id
-        found = self._registry.find(session_id) if session_id is not None else None
+        found = registry.find(session_id) if session_id is not None else None
         if found is not None:
             found.post(envelope, request, sink)
         elif is_modern(jsonrpc.meta_protocol_version(request.body)):
-            self._pass_through(envelope, request, sink, is_modern=True)
+            self._pass_through(registry, envelope, request, sink, is_modern=True)
         elif session_id is not None:
             self._reject(sink, "unknown_session", envelope.id if envelope.kind is _REQUEST else None)
         else:
-            self._pass_through(envelope, request, sink, is_modern=False)
+            self._pass_through(registry, envelope, request, sink, is_modern=False)
 
-    def _open(self, request_id: RequestId, request: Request, sink: Sink) -> None:
-        registry = self._registry
+    def _open(self, served: Served, request_id: RequestId, request: Request, sink: Sink) -> None:
+        registry = served.registry
         if registry.is_draining:
             self._reject(sink, "draining", request_id)
+        elif served.is_retiring:
+            self._reject(sink, "no_such_path", request_id, path=served.config.path)
         elif registry.is_full:
-            self._reject(sink, "too_many_sessions", request_id, limit=self._ctx.session.max_sessions)
+            self._reject(sink, "too_many_sessions", request_id, limit=registry.ctx.session.max_sessions)
         else:
-            Opening(self._ctx, request_id, request.head, request.body, sink, registry.open).begin()
+            Opening(registry.ctx, request_id, request.head, request.body, sink, registry.open).begin()
 
-    def _pass_through(self, envelope: Envelope, request: Request, sink: Sink, *, is_modern: bool) -> None:
+    def _pass_through(
+        self, registry: Registry, envelope: Envelope, request: Request, sink: Sink, *, is_modern: bool
+    ) -> None:
         ids: tuple[RequestId, ...] = ()
         if envelope.kind is _REQUEST and envelope.id is not None:
             ids = (envelope.id,)
@@ -112,13 +125,13 @@ class Listener:
             members = [member for member, _ in jsonrpc.split_batch(request.body)]
             ids = tuple(member.id for member in members if member.kind is _REQUEST and member.id is not None)
         exchange = Passthrough(
-            self._ctx, ids, request.head, request.body, sink, method=envelope.method, is_modern=is_modern
+            registry.ctx, ids, request.head, request.body, sink, method=envelope.method, is_modern=is_modern
         )
         exchange.begin()
 
     # -- GET and DELETE
 
-    def _get(self, request: Request, sink: Sink) -> None:
+    def _get(self, registry: Registry, request: Request, sink: Sink) -> None:
         head = request.head
         version, session_id = head.version, head.session_id
         if head.is_modern:
@@ -131,29 +144,29 @@ class Listener:
         elif not head.accepts_sse:
             self._reject(sink, "not_acceptable")
         else:
-            found = self._registry.find(session_id)
+            found = registry.find(session_id)
             if found is None:
                 self._reject(sink, "unknown_session")
-            elif self._registry.is_draining:
+            elif registry.is_draining:
                 self._reject(sink, "draining")
             else:
                 found.listen(request, sink)
 
-    def _delete(self, request: Request, sink: Sink) -> None:
+    def _delete(self, registry: Registry, request: Request, sink: Sink) -> None:
         session_id = request.head.session_id
         if request.head.is_modern:
             self._reject(sink, "method")
         elif session_id is None:
             self._reject(sink, "missing_session")
         else:
-            found = self._registry.find(session_id)
+            found = registry.find(session_id)
             if found is None:
                 self._reject(sink, "unknown_session")
             else:
                 found.delete(request, sink)
 
     def _reject(self, sink: Sink, reason: str, request_id: RequestId | None = None, **data: object) -> None:
-        observer = self._ctx.observer
+        observer = self._observer
         if observer.is_active:
             replies.observe_rejected(observer, reason)
         replies.report(sink, reason, request_id, **data)

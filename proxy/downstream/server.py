@@ -22,6 +22,7 @@ from proxy.core.head import Head
 from proxy.core.headers import SESSION_ID, Headers
 from proxy.core.ids import SessionId
 from proxy.downstream.heads import PRODUCT
+from proxy.downstream.leaving import Leaving
 from proxy.relay import replies
 from proxy.upstream.sockets import watch_peer
 
@@ -36,11 +37,12 @@ _DECODED = frozenset({"gzip", "deflate", "br", "zstd"})
 Handle = Callable[[Request, Sink], None]
 
 
-class HttpServer:
+class HttpServer(Leaving):
     """Serves one listening socket."""
 
     def __init__(self, handle: Handle, config: Listen, peer_timeout_seconds: float) -> None:
-        self._handle = handle
+        self.handle = handle
+        self.is_closing = False
         self._config = config
         self._server: asyncio.Server | None = None
         self._loop = asyncio.get_running_loop()
@@ -73,11 +75,6 @@ class HttpServer:
         connection.connection_made(transport)
         connection.data_received(data)
 
-    def stop_accepting(self) -> None:
-        """Close the listening socket; connections stay."""
-        if self._server is not None:
-            self._server.close()
-
     async def close(self, timeout_seconds: float) -> None:
         """End the connections: idle ones now, others once their answers are written, within the bound."""
         self.stop_accepting()
@@ -106,7 +103,7 @@ class HttpServer:
         protocol = request.protocol
         if isinstance(protocol, _Connection):
             protocol.head_arrived()
-        sink = _HttpSink(request)
+        sink = _HttpSink(request, self)
         if (problem := _framing_problem(request)) is not None:
             sink.answer(400, [("Content-Type", "text/plain"), ("Connection", "close")], problem)
             return await sink.drive()
@@ -125,7 +122,7 @@ class HttpServer:
         pairs = list(request.headers.items())
         if request.headers.get("Content-Encoding", "").lower() in _DECODED:
             pairs = [pair for pair in pairs if pair[0].lower() != "content-encoding"]
-        self._handle(Request(Head(request.method, request.raw_path, pairs), body), sink)
+        self.handle(Request(Head(request.method, request.raw_path, pairs), body), sink)
         try:
             response = await sink.drive()
         except BaseException:  # whatever ends the handler, nobody reads the sink any more
@@ -175,6 +172,7 @@ class _HttpSink:
         "_is_writing",
         "_parts",
         "_request",
+        "_server",
         "_size",
         "_status",
         "_wake",
@@ -182,8 +180,9 @@ class _HttpSink:
         "_watcher",
     )
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, server: HttpServer) -> None:
         self._request = request
+        self._server = server
         # aiohttp's parser takes the last trailer behind a chunked body for the first header of the next request.
         # Behind an upgrade that it does not know it drops what came in the same segment.
         self._closes = "Transfer-Encoding" in request.headers or "Upgrade" in request.headers
@@ -234,6 +233,7 @@ class _HttpSink:
     def finish(self) -> None:
         """End the body as complete."""
         self._is_finished = True
+        self._closes = self._closes or self._server.is_closing
         self._notify()
 
     def abort(self) -> None:
@@ -289,6 +289,8 @@ class _HttpSink:
                 await self._flush(response)
             elif self._is_finished:
                 await response.write_eof()
+                if self._closes:
+                    response.force_close()
                 return response
             else:
                 await self._woken()

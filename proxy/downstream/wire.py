@@ -8,12 +8,13 @@ two served a request cannot be told from outside.
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from proxy.clock import Clock
 from proxy.config import Listen
 from proxy.downstream.connection import Connection
 from proxy.downstream.heads import Heads, date_line
+from proxy.downstream.leaving import Leaving
 from proxy.downstream.server import Handle, HttpServer
 from proxy.upstream.sockets import watch_peer
 from proxy.wheel import Queue
@@ -25,7 +26,7 @@ ERAS = 16
 """Looks at idle connections in that time."""
 
 
-class WireServer:
+class WireServer(Leaving):
     """Serves one listening socket. Fulfils `connection.Server`."""
 
     def __init__(self, handle: Handle, config: Listen, peer_timeout_seconds: float, clock: Clock) -> None:
@@ -55,10 +56,16 @@ class WireServer:
         self._clock.call_later(IDLE_SECONDS / ERAS, self._turn)
         self._server = await self._loop.create_server(lambda: Connection(self), sock=sock, backlog=self._config.backlog)
 
-    def stop_accepting(self) -> None:
-        """Close the listening socket; connections stay."""
-        if self._server is not None:
-            self._server.close()
+    def part(self) -> None:
+        """As `Leaving`, whichever of the two serves a connection."""
+        super().part()
+        self._behind.part()
+
+    @contextlib.contextmanager
+    def closing_behind(self) -> Iterator[None]:
+        """As `Leaving`, whichever of the two serves a connection."""
+        with super().closing_behind(), self._behind.closing_behind():
+            yield
 
     async def close(self, timeout_seconds: float) -> None:
         """End the connections: idle ones now, others once their answers are written, within the bound."""

@@ -1,21 +1,23 @@
-"""One session's binding: it feeds events to the table in `core.session` and carries out the commands.
+"""One session's present binding: it feeds events to the table in `core.session` and carries out the commands.
 
-Owns who waits for the binding and the one rebuild under way. Holds no rule of its own about when a state changes.
-Invariant: a request on a bound session goes straight through; everything else waits for the same rebuild.
+Owns who waits for the binding and the one rebuild under way, and where that is made. Holds no rule of its own about
+when a state changes. Invariant: a request on a bound session goes straight through; everything else waits for the same
+rebuild.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.core import headers as h
 from proxy.core.headers import Headers
-from proxy.core.ids import Generation, UpstreamSessionId
+from proxy.core.ids import Generation
 from proxy.core.session import BindingEvent, BindingState, Command, SessionState
 from proxy.observe import hooks
 from proxy.relay.rebuild import Rebuild, Refusal
 
 if TYPE_CHECKING:
+    from proxy.relay.leg import Leg
     from proxy.relay.session import SessionRelay
 
 REOPEN_SECONDS = 5.0
@@ -40,7 +42,7 @@ class Waiter(Protocol):
 
 
 class Binder:
-    """Binds one session, again and again."""
+    """Binds one session, again and again. Fulfils `rebuild.Owner`."""
 
     __slots__ = ("_rebuild", "_relay", "_waiting")
 
@@ -62,6 +64,11 @@ class Binder:
             self._enter(waiter)
             self.apply(BindingEvent.NEEDED)
 
+    def await_switch(self, waiter: Waiter) -> None:
+        """Wait for the binding that a move makes, and start nothing."""
+        self._waiting[waiter] = None
+        waiter.queued()
+
     def _enter(self, waiter: Waiter) -> None:
         self._waiting[waiter] = None
         waiter.queued()
@@ -77,12 +84,10 @@ class Binder:
         binding = self._relay.session.binding
         return binding.state is BindingState.BOUND and binding.generation == generation
 
-    def is_usable(self, generation: Generation) -> bool:
-        """Tell whether the upstream session of *generation* is bound, or being bound."""
-        binding = self._relay.session.binding
-        if binding.generation == generation:
-            return binding.state is BindingState.BOUND
-        return binding.state is BindingState.BINDING and generation == binding.generation + 1
+    @property
+    def building(self) -> Generation | None:
+        """The generation that is being made, if one is."""
+        return self._rebuild.generation if self._rebuild is not None else None
 
     def note_bound(self) -> None:
         """Enter the binding into the dual map."""
@@ -106,51 +111,110 @@ class Binder:
             return
         self._observe_lost(reason)
         # It waits before the loss is told: an attached reader would start the rebuild in the background's queue and
-        # with older credentials than those of this live request (semantics 12).
-        self._enter(waiter)
+        # with older credentials than those of this live request (semantics 12). It frees its room after that: who
+        # waits for it would be sent into the session that is lost.
+        self._waiting[waiter] = None
         self.apply(BindingEvent.LOSS)
+        waiter.queued()
 
     def _observe_lost(self, reason: str) -> None:
         relay = self._relay
         if relay.ctx.observer.is_active:
             relay.ctx.observer.upstream_lost(
-                hooks.UpstreamLost(session=relay.fingerprint, upstream=relay.ctx.upstream.name, reason=reason)
+                hooks.UpstreamLost(session=relay.fingerprint, upstream=relay.leg.member.name, reason=reason)
             )
 
-    def refused(self, generation: Generation) -> None:
-        """Report that the upstream refuses connections."""
-        self._relay.ctx.recovery.lost()
-        self.lose(generation, "refused")
+    def wake(self) -> None:
+        """Make the binding, if somebody wants it: the session has another place now."""
+        if self._waiting or self._relay.readers.has_standalone:
+            self.apply(BindingEvent.NEEDED)
 
-    def give_up(self, generation: Generation, reason: str) -> None:
-        """Lose the upstream session by its silence or its own word: end what runs in it, then rebuild."""
-        running = [call for call in set(self._relay.calls.values()) if call.runs_in(generation)]
-        self.lose(generation, reason)
-        for call in running:
-            call.fail_silent(reason)
+    # -- what the rebuild asks and reports
+
+    def leg_for(self, rebuild: Rebuild) -> Leg:
+        """Return where the next attempt is made.
+
+        At the same member while that is well, so that its restart is no failover; else at another one of the pool.
+        """
+        relay = self._relay
+        member = relay.leg.member
+        chosen = relay.ctx.pool.successor(member, rebuild.tried, relay.ctx.placing_key(relay.credentials))
+        if chosen is not member:
+            relay.rehome(chosen)
+        return relay.leg
+
+    def unavailable(self, rebuild: Rebuild, *, is_hung: bool) -> None:
+        """Try again when the member, or another one, can be reached."""
+        relay = self._relay
+        member = relay.leg.member
+        if is_hung and len(relay.ctx.pool.members) > 1:
+            rebuild.refusals[member.name] = {"upstream": member.name, "reason": "upstream_silent"}
+            # It accepts connections, so the queue of an outage would lead back to it at once.
+            other = relay.ctx.pool.successor(member, (*rebuild.tried, member))
+            if other is not member and other.is_available:
+                rebuild.tried = (*rebuild.tried, member)
+                relay.rehome(other)
+                rebuild.begin_again()
+                return
+        rebuild.try_again()
+
+    def told(self) -> dict[str, Any]:
+        """Return what the members of the pool said that would not host the session, for whoever waits in vain."""
+        refusals = self._rebuild.refusals if self._rebuild is not None else {}
+        return {"refused": list(refusals.values())} if refusals else {}
 
     def built(self, rebuild: Rebuild) -> None:
         """Bind to what the rebuild made, tell the resync, send what waits."""
         relay = self._relay
         self._rebuild = None
+        # A server that lost a session may have come back as another version.
+        rebuild.came_from.doubt_tools()
         relay.session.binding.upstream_id = rebuild.upstream_id
-        self.apply(BindingEvent.BUILT)
+        self.apply(BindingEvent.BUILT, generation=rebuild.generation)
         self.note_bound()
         if relay.wants_standalone:
             # Open already, unless the client asked for it while the rebuild was past that step.
-            relay.link.open(relay.session.binding.generation, rebuild.upstream_id)
+            relay.leg.link.open(relay.session.binding.generation, rebuild.upstream_id)
         if relay.ctx.observer.is_active:
-            relay.ctx.observer.session_rebuilt(
+            self._observe_built(rebuild)
+
+    def _observe_built(self, rebuild: Rebuild) -> None:
+        relay, came_from = self._relay, rebuild.came_from
+        observer, member = relay.ctx.observer, relay.leg.member
+        generation = relay.session.binding.generation
+        waited = relay.ctx.clock.now() - rebuild.started_at
+        if came_from is member:
+            observer.session_rebuilt(
                 hooks.SessionRebuilt(
+                    session=relay.fingerprint, upstream=member.name, generation=generation, waited_seconds=waited
+                )
+            )
+        else:
+            observer.session_failed_over(
+                hooks.SessionFailedOver(
                     session=relay.fingerprint,
-                    upstream=relay.ctx.upstream.name,
-                    generation=relay.session.binding.generation,
-                    waited_seconds=relay.ctx.clock.now() - rebuild.started_at,
+                    upstream=member.key,
+                    previous=came_from.key,
+                    generation=generation,
+                    waited_seconds=waited,
                 )
             )
 
     def failed(self, refusal: Refusal) -> None:
-        """Keep the session although the upstream cannot host it now; it is tried again later."""
+        """Try the pool's other members; keep the session although none can host it now, to be tried again later."""
+        relay, rebuild = self._relay, self._rebuild
+        if rebuild is not None:
+            member = relay.leg.member
+            rebuild.tried = (*rebuild.tried, member)
+            rebuild.refusals[member.name] = {"upstream": member.name, "reason": refusal.reason, **refusal.data}
+            if len(relay.ctx.pool.members) > 1:
+                refusal.data = {**refusal.data, **self.told()}
+            other = relay.ctx.pool.place(tried=rebuild.tried)
+            if other is not None:
+                self._observe_failed(refusal)
+                relay.rehome(other)
+                rebuild.begin_again()
+                return
         self._refused_by_upstream(BindingEvent.FAILED, refusal)
 
     def denied(self, refusal: Refusal) -> None:
@@ -158,18 +222,34 @@ class Binder:
         self._refused_by_upstream(BindingEvent.DENIED, refusal)
 
     def _refused_by_upstream(self, event: BindingEvent, refusal: Refusal) -> None:
-        relay = self._relay
-        self._rebuild = None
-        if relay.ctx.observer.is_active:
-            relay.ctx.observer.rebuild_failed(
-                hooks.RebuildFailed(session=relay.fingerprint, upstream=relay.ctx.upstream.name, reason=refusal.reason)
-            )
+        self._drop_rebuild()
+        self._observe_failed(refusal)
         self.apply(event, refusal)
 
-    def apply(self, event: BindingEvent, refusal: Refusal | None = None) -> None:
+    def _drop_rebuild(self) -> None:
+        rebuild, self._rebuild = self._rebuild, None
+        if rebuild is not None:
+            self._relay.session.return_generation(rebuild.generation)
+
+    def _observe_failed(self, refusal: Refusal) -> None:
+        relay = self._relay
+        if relay.ctx.observer.is_active:
+            relay.ctx.observer.rebuild_failed(
+                hooks.RebuildFailed(session=relay.fingerprint, upstream=relay.leg.member.name, reason=refusal.reason)
+            )
+
+    def apply(
+        self, event: BindingEvent, refusal: Refusal | None = None, *, generation: Generation | None = None
+    ) -> None:
         """Feed an event to the table and carry out its commands, in order."""
-        for command in self._relay.session.binding.receive(event):
+        for command in self._relay.session.binding.receive(event, generation):
             self._execute(command, refusal)
+
+    def send_waiting(self) -> None:
+        """Send what waits: the session is bound."""
+        waiting, self._waiting = self._waiting, {}
+        for waiter in waiting:
+            waiter.send()
 
     def _execute(self, command: Command, refusal: Refusal | None) -> None:
         relay = self._relay
@@ -177,7 +257,7 @@ class Binder:
             case Command.START_REBUILD:
                 live = next((waiter for waiter in self._waiting), None)
                 credentials = live.headers if live is not None else relay.credentials
-                self._rebuild = Rebuild(relay, credentials, is_live=live is not None)
+                self._rebuild = Rebuild(relay.leg, self, credentials, is_live=live is not None)
                 self._rebuild.start()
             case Command.REBUILD_IF_WANTED:
                 if self._waiting or relay.readers.has_standalone:
@@ -185,7 +265,7 @@ class Binder:
             case Command.STOP_REBUILD:
                 if self._rebuild is not None:
                     self._rebuild.stop()
-                    self._rebuild = None
+                    self._drop_rebuild()
             case Command.RAISE_GENERATION:
                 pass  # Done by the binding itself: the number and the state move together.
             case Command.CLOSE_SERVER_REQUESTS:
@@ -193,9 +273,7 @@ class Binder:
             case Command.TELL_RESYNC:
                 relay.readers.tell_resync()
             case Command.SEND_WAITING:
-                waiting, self._waiting = self._waiting, {}
-                for waiter in waiting:
-                    waiter.send()
+                self.send_waiting()
             case Command.FAIL_WAITING:
                 waiting, self._waiting = self._waiting, {}
                 for waiter in waiting:
@@ -206,11 +284,9 @@ class Binder:
                 if relay.readers.has_standalone:
                     relay.ctx.clock.call_later(REOPEN_SECONDS, self._reopen)
             case Command.CLOSE_STANDALONE:
-                relay.close_link()
+                relay.leg.close_link()
             case Command.END_UPSTREAM:
-                upstream_id, relay.session.binding.upstream_id = relay.session.binding.upstream_id, None
-                relay.ctx.ids.unbind(relay.session.id)
-                self.end_upstream(upstream_id)
+                relay.leg.end()
 
     def _fail_denied(self, refusal: Refusal) -> None:
         # One waiter's bad token, or a stored one that was rotated, must not answer for the others' good ones.
@@ -225,14 +301,3 @@ class Binder:
     def _reopen(self) -> None:
         if self._relay.session.binding.state is BindingState.LOST and self._relay.readers.has_standalone:
             self.apply(BindingEvent.NEEDED)
-
-    def end_upstream(self, upstream_id: UpstreamSessionId | None) -> None:
-        """Tell the upstream with DELETE that its session is over; nothing depends on the answer."""
-        relay = self._relay
-        session = relay.session
-        if upstream_id is None:
-            return
-        owner = relay.ctx.ids.session_of(session.binding.upstream, upstream_id)
-        # An upstream that hands out an id twice: it is another session's now.
-        if owner is None or owner == session.id:
-            relay.ctx.end_upstream(relay.credentials, upstream_id, relay.version_header)

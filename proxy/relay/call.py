@@ -1,11 +1,12 @@
 """One client POST that holds requests, from its arrival to its terminal entry.
 
-Owns the attempts at the upstream and what the client is told of each request id. Lives on when the client's
-connection drops. Knows no HTTP library and no rule: what an outcome means is `core.exchange`'s table. Invariant:
-every request id gets exactly one answer, or the client is told why there is none.
+Owns what the client is told of each request id, and what the end of an attempt calls for; the attempts themselves are
+`attempt`'s. Lives on when the client's connection drops. Knows no HTTP library and no rule: what an outcome means is
+`core.exchange`'s table. Invariant: every request id gets exactly one answer, or the client is told why there is none.
 
 Longer than the guide: both sides of one call share its state at every step, and on this path an object less is a
-microsecond. What stands apart is apart: waiting (`patience`), resuming (`resumption`), large responses (`cutting`).
+microsecond. What stands apart is apart: waiting (`patience`), resuming (`resumption`), large responses (`cutting`),
+repetitions (`repeating`).
 """
 
 from __future__ import annotations
@@ -21,41 +22,41 @@ from proxy.core.head import Head
 from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation, RequestId
 from proxy.core.jsonrpc import Envelope, Kind
+from proxy.core.retry import CALL_TOOL, Safety
 from proxy.core.session import BindingState
 from proxy.relay import replies
+from proxy.relay.attempt import AWAITING, Attempt
 from proxy.relay.cutting import Cutting, begin
 from proxy.relay.patience import Patience
-from proxy.relay.remembering import REMEMBERED, remember
+from proxy.relay.remembering import LASTING, REMEMBERED, TASK, remember, told
+from proxy.relay.repeating import Repeating, judge, observe
 from proxy.relay.resumption import Resumption
-from proxy.upstream.base import Exchange, Loss
+from proxy.upstream.base import Exchange
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
     from proxy.core.ids import Offset
     from proxy.core.replay import Stream
+    from proxy.relay.leg import Leg
     from proxy.relay.rebuild import Refusal
     from proxy.relay.session import SessionRelay
+    from proxy.upstream.gate import Gate
 
 CANCEL_SECONDS = 5.0
 """How long a cancelled call may still be answered."""
-HELD_FROM = 65_536  # a plain answer larger than this counts in the budget while it comes
-_OUTCOMES = {Loss.REFUSED: Outcome.REFUSED, Loss.NOT_SENT: Outcome.NOT_SENT, Loss.BROKEN: Outcome.BROKEN}
 # A member costs ten times a global, and a call asks for a dozen.
 _WAITING, _SENT, _DONE = CallState.WAITING, CallState.SENT, CallState.DONE
 _STREAMING, _RESUMING, _BOUND = CallState.STREAMING, CallState.RESUMING, BindingState.BOUND
 _NOTIFICATION, _RESPONSE, _PLAIN = Kind.NOTIFICATION, Kind.RESPONSE, Body.PLAIN
 _SENDS_AGAIN = frozenset({Action.RETRY, Action.REBUILD, Action.WAIT})
-_AWAITING = frozenset({_SENT, _STREAMING, _RESUMING})
 
 
-class Call:
-    """One POST under way. Fulfils `upstream.base.Receiver` and `core.edge.Watcher`."""
+class Call(Attempt):
+    """One POST under way. Fulfils `core.edge.Watcher` and `wheel.Due`."""
 
     __slots__ = (
-        "_answer_headers", "_asked", "_body", "_buffer", "_can_stream", "_cancelling", "_carried_id", "_cutting",
-        "_decoder", "_exchange", "_head", "_held", "_ids", "_is_batch", "_method", "_patience", "_pause", "_rebuilt",
-        "_relay", "_resumptions", "_sink", "_size", "_start", "_status", "_stream", "correlation_id", "generation",
-        "is_cancelled", "last_bytes", "state", "unanswered",
+        "_asked", "_can_stream", "_cancelling", "_ids", "_is_batch", "_rebuilt", "_remembered", "_sink", "_start",
+        "_stream", "unanswered",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +87,12 @@ class Call:
         self._can_stream = False
         self._carried_id = False
         self._rebuilt = False
+        self._leg: Leg | None = None
+        """Where it has room; None while it waits."""
+        self._gate: Gate | None = None
+        """What it waits for, where the member has no room."""
+        self._repeating: Repeating | None = None
+        self._remembered = method in REMEMBERED or (method == CALL_TOOL and TASK in body)
         self.is_cancelled = False
         self.last_bytes = 0.0
         self._exchange: Exchange | None = None
@@ -122,28 +129,13 @@ class Call:
             relay.binder.demand(self)
 
     @property
-    def headers(self) -> Headers:
-        """The client's headers as they go upstream; a rebuild for this call uses their credentials."""
-        return self._relay.ctx.forward(self._head)
-
-    @property
-    def _resumption(self) -> Resumption:  # made late: most calls are answered by no stream
-        if self._resumptions is None:
-            self._resumptions = Resumption()
-        return self._resumptions
+    def method(self) -> str | None:
+        """What is asked; None of a batch."""
+        return self._method
 
     def owns(self, stream: Stream) -> bool:
         """Tell whether *stream* is this call's."""
         return self._stream is stream
-
-    @property
-    def awaits_bytes(self) -> bool:
-        """Tell whether the upstream is expected to send something."""
-        return self._exchange is not None and self.state in _AWAITING
-
-    def runs_in(self, generation: Generation) -> bool:
-        """Tell whether the call may be running in that upstream session: one that waits or was refused does not."""
-        return self.generation == generation and self.state not in (_WAITING, CallState.PROBING)
 
     def is_same(self, body: bytes) -> bool:
         """Tell whether a POST with an id in flight is the same request again (semantics 21)."""
@@ -189,37 +181,6 @@ class Call:
         if sink is not None:
             self._relay.readers.attach(stream, sink, stream.floor, headers)
 
-    # -- the binding
-
-    def queued(self) -> None:
-        """Start the bounded wait for the upstream; later waits of the same call share its end."""
-        self.state = _WAITING
-        self._have_patience().begin()
-
-    def _have_patience(self) -> Patience:  # made late: most calls never wait
-        if self._patience is None:
-            ctx = self._relay.ctx
-            self._patience = Patience(
-                ctx.clock, ctx.recovery, ctx.upstream.rebuild_wait_seconds, lambda: self.fail("unreachable")
-            )
-        return self._patience
-
-    def send(self) -> None:
-        """Send the request in the present upstream session."""
-        if self.state is _DONE:
-            return
-        if self._patience is not None:
-            self._patience.end()
-        relay = self._relay
-        binding = relay.session.binding
-        self.generation = binding.generation
-        self.state = _SENT
-        self._carried_id = binding.upstream_id is not None
-        ctx = relay.ctx
-        self.last_bytes = ctx.clock.now()
-        request = ctx.request(self._head, self._body, self.correlation_id, binding.upstream_id)
-        self._exchange = ctx.edge.send(request, self)
-
     def refuse(self, refusal: Refusal) -> None:
         """End the wait: no upstream session can be had for this call."""
         if refusal.status is not None and self._sink is not None:
@@ -233,145 +194,105 @@ class Call:
 
     # -- the upstream's side
 
-    def on_head(self, status: int, headers: Headers) -> None:
-        """The answer begins."""
-        self._status = status
-        kind = h.body_of(headers) if 200 <= status < 300 else _PLAIN
-        if self.state is _RESUMING:
-            if kind is _PLAIN:
-                self._cut_upstream()
-                self._resume_refused(status)
-                return
-            self._resumption.is_resumed = True
-        elif kind is _PLAIN:
-            self._answer_headers = headers
-            self._buffer = []
-            return
-        if kind is Body.UNREADABLE:
-            self._cut_upstream()
-            self.fail("answer_unusable")
-            return
-        self.state = _STREAMING
-        self.last_bytes = self._relay.ctx.clock.now()
-        self._decoder = CuttingDecoder(self._relay.ctx.upstream.max_message_bytes)
-        self._relay.accepted(self.headers)
-        self._open_stream(h.forward_response(headers))
-
-    def on_data(self, data: bytes) -> None:
-        """A piece of the answer."""
-        self.last_bytes = self._relay.ctx.clock.now()
-        if self._decoder is not None:
-            try:
-                frames = self._decoder.feed(data)
-            except sse.FrameTooLarge:
-                self._cut_upstream()
-                self.fail("answer_too_large")
-                return
-            for frame in frames:
-                if self.state is _DONE:
-                    return
-                if type(frame) is sse.Frame:
-                    self._frame(frame)
-                else:
-                    self._in_parts(frame)
-        elif self._buffer is not None:
-            self._buffer.append(data)
-            self._size += len(data)
-            if self._size > HELD_FROM or self._size > self._relay.ctx.upstream.max_message_bytes:
-                self._hold_answer()
-
-    def _hold_answer(self) -> None:
-        ctx = self._relay.ctx
-        more = self._size - self._held
-        if self._size > ctx.upstream.max_message_bytes or not ctx.budget.has_room(more):
-            self._cut_upstream()
-            self.fail("answer_too_large")
-        else:
-            self._held = self._size
-            ctx.budget.hold(more)
-
-    def _forget_answer(self) -> None:
-        self._buffer = None
-        self._size = 0
-        if self._held:
-            self._relay.ctx.budget.release(self._held)
-            self._held = 0
-
-    def on_end(self, proven: bool) -> None:
-        """The answer is over."""
-        self._exchange = None
-        if self.state is _DONE:
-            self._relay.ctx.lingers.discard(self)
-        elif self._decoder is not None:
-            self._stream_ended(is_clean=proven and self._decoder.is_at_boundary)
-        elif self._buffer is not None:
-            body = b"".join(self._buffer)
-            self._buffer = None
-            if self._held:
-                self._forget_answer()
-            # A body delimited by the close alone may be cut: only whole JSON proves it whole.
-            if proven and self._status < 300:
-                # ANSWERED, which is relayed whatever else holds: the tables are asked about everything else.
-                self._relay_answer(body)
-            elif proven or not body or self._status >= 300 or jsonrpc.classify(body).kind is not Kind.OPAQUE:
-                self._answered(body)
-            else:
-                self._decide(Outcome.BROKEN, b"")
-
-    def on_lost(self, loss: Loss, detail: str) -> None:
-        """The answer will not be whole."""
-        self._exchange = None
-        self._forget_answer()
-        if self.state is _DONE:
-            self._relay.ctx.lingers.discard(self)
-        elif self.state is _STREAMING:
-            self._stream_ended(is_clean=False)
-        elif self.state is _RESUMING:
-            if loss is Loss.REFUSED:
-                self._relay.binder.refused(self.generation)
-                self.fail("stream_broken")
-            else:
-                self._resume_later(is_clean=False)
-        else:
-            if loss is not Loss.BROKEN:
-                self._relay.ctx.recovery.lost()
-            self._decide(_OUTCOMES[loss], b"")
-
-    def _answered(self, body: bytes) -> None:
-        status = self._status
-        has_jsonrpc_body = status >= 500 and jsonrpc.classify(body).kind is _RESPONSE
-        self._decide(
-            exchange.classify_status(status, carried_id=self._carried_id, has_jsonrpc_body=has_jsonrpc_body),
-            body,
-        )
-
     def _decide(self, outcome: Outcome, body: bytes) -> None:
         relay = self._relay
-        stale = self.generation != relay.session.binding.generation
+        # One that lives on beside the present one has its own word.
+        stale = self._leg is None or not self._leg.is_bound(self.generation)
         action = exchange.decide(outcome, stale=stale, rebuilt=self._rebuilt)
         if action is Action.RELAY:
             self._relay_answer(body)
         elif self.is_cancelled and action in _SENDS_AGAIN:
             # Its cancel went to the session that refused it, so nothing would stop it in the next one.
-            if action is Action.REBUILD:
-                relay.binder.lose(self.generation, outcome.name.lower())
+            if action is Action.REBUILD and self._leg is not None:
+                self._leg.lose(self.generation, outcome.name.lower())
             self.fail("cancelled_unsent")
         elif action is Action.RETRY or action is Action.REBUILD:
             if outcome is not Outcome.REFUSED:
                 self._rebuilt = True
+            leg = self._leg
+            if leg is not None and not leg.is_present:
+                leg.lose(self.generation, outcome.name.lower())
             relay.binder.lose_for(self, self.generation, outcome.name.lower())
         elif action is Action.WAIT:
-            self.state = _WAITING
-            self._have_patience().until_reachable(lambda: relay.binder.demand(self))
-        elif action is Action.PROBE:
+            self._wait_out()
+        elif action is Action.PROBE and self._leg is not None:
             self.state = CallState.PROBING
-            relay.probe.confirm(self.generation, lambda is_lost: self._probed(is_lost, body))
+            self._leg.probe.confirm(self.generation, lambda is_lost: self._probed(is_lost, body))
         elif action is Action.UNUSABLE:
             self.fail("redirected", http_status=self._status, location=h.get(self._answer_headers, "Location"))
         elif outcome is Outcome.UNAVAILABLE:
-            self.fail("gateway_error", http_status=self._status)
+            self._interrupted("gateway_error", http_status=self._status)
         else:
-            self.fail("connection_broken")
+            self._interrupted("connection_broken")
+
+    # -- an attempt that may have run
+
+    def give_up(self, reason: str, **data: Any) -> None:
+        """End an attempt whose upstream is given up: it may have run."""
+        self._cut_upstream()
+        self._interrupted(reason, **data)
+
+    def _interrupted(self, reason: str, *, can_ask: bool = True, **data: Any) -> None:
+        """Send it again where that is harmless; else tell that its outcome is unknown."""
+        relay, leg = self._relay, self._leg or self._relay.leg
+        if self.state is _DONE:
+            return
+        if self.is_cancelled or len(self.unanswered) < len(self._ids):
+            self.fail(reason, **data)
+            return
+        repeating = self._repeating = self._repeating or Repeating(leg.member)
+        repeating.interrupted(leg.member, reason, data)
+        judged = judge(relay, leg.member, self._body)
+        is_there = leg.is_bound(self.generation)
+        if judged is Safety.UNKNOWN and can_ask and relay.ctx.policy.asks and is_there:
+            self.state = CallState.ASKING
+            relay.ctx.inquiries.ask(leg, lambda: self._annotated(reason, data))
+            return
+        # A batch cannot get other ids, so it is not sent twice into one upstream session.
+        if repeating.may_go_on(judged, relay.ctx.policy.attempts) and not (self._is_batch and is_there):
+            self._repeat(repeating, leg)
+        else:
+            self.fail(reason, **data)
+
+    def _annotated(self, reason: str, data: dict[str, Any]) -> None:
+        if self.state is CallState.ASKING:
+            self._interrupted(reason, can_ask=False, **data)
+
+    def _repeat(self, repeating: Repeating, leg: Leg) -> None:
+        repeating.count()
+        observe(self._relay, self.correlation_id, repeating.reason, leg.member)
+        self._break_off()
+        self._forget_answer()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._resumptions is not None:
+            self._resumptions.start_over()
+        if repeating.reason == "gateway_error":
+            self._wait_out()
+        else:
+            self._leave()
+            self.state = _WAITING
+            self._have_patience().begin()
+            self._relay.binder.demand(self)
+
+    def interrupt(self) -> None:
+        """Cancel it, as its client could."""
+        leg = self._leg
+        if leg is not None and self.state in AWAITING and leg.is_bound(self.generation):
+            for request_id in self.unanswered:
+                leg.tell_cancelled(self._known_as(request_id))
+        self.fail_silent("cancelled_unsent" if self.state is _WAITING else "cancelled")
+
+    def _known_as(self, request_id: RequestId) -> RequestId:
+        """Return the id a request bears upstream."""
+        repeating = self._repeating
+        return request_id if repeating is None or repeating.alias is None else repeating.alias
+
+    def cancel_body(self, body: bytes, request_id: RequestId) -> bytes:
+        """Return the client's cancel as the upstream understands it."""
+        known_as = self._known_as(request_id)
+        return body if known_as == request_id else jsonrpc.replace_cancelled_id(body, known_as)
 
     def _probed(self, is_lost: bool, body: bytes) -> None:
         if self.state is not CallState.PROBING:
@@ -383,12 +304,16 @@ class Call:
 
     def _relay_answer(self, body: bytes) -> None:
         status = self._status
+        if self._repeating is not None and self._repeating.alias is not None:
+            body = self._under_own_id(jsonrpc.classify(body), body)
         if status < 300:
             headers = self._relay.ctx.forward(self._head)
             if self._relay.credentials is not headers:
                 self._relay.accepted(headers)
-            if self._method in REMEMBERED and not jsonrpc.classify(body).is_error:
-                remember(self._relay, self._method, self._body, self.correlation_id)
+            if self._leg is not None and self._leg.member.is_ailing:
+                self._leg.member.answered()
+            if self._remembered and not jsonrpc.classify(body).is_error:
+                self._remember(body)
         if self._stream is None and status < 300 and (status in (202, 204) or not body):
             # It says nothing of the request, and the client would wait for an answer for ever.
             self.fail("answer_unusable", http_status=status)
@@ -408,6 +333,14 @@ class Call:
             reason = "http_error" if status >= 500 else "http_status"
             self.fail(reason, http_status=status, body=body[:2048].decode("utf-8", "replace"))
 
+    def _under_own_id(self, envelope: Envelope, body: bytes) -> bytes:
+        """Return the answer to a repeated request under the id that the client knows."""
+        return jsonrpc.replace_id(body, self._ids[0]) if envelope.id == self._known_as(self._ids[0]) else body
+
+    def _remember(self, answer: bytes) -> None:
+        if self._leg is not None:
+            remember(self._leg, self.generation, self._method, self._body, answer, self.correlation_id)
+
     # -- frames
 
     def _frame(self, frame: sse.Frame) -> None:
@@ -422,9 +355,14 @@ class Call:
         envelope = jsonrpc.classify(data)
         kind = envelope.kind
         if kind is _NOTIFICATION:
-            if resumption.is_resumed and resumption.is_stale(stream, data):
+            if envelope.method in LASTING and self._leg is not None:
+                told(self._leg, envelope.method, data)
+            if resumption.may_repeat and resumption.is_stale(stream, data):
                 return
         elif kind is _RESPONSE:
+            if self._repeating is not None and envelope.id == self._repeating.alias is not None:
+                data = self._under_own_id(envelope, data)
+                envelope = jsonrpc.classify(data)
             if envelope.id in self.unanswered:
                 self._respond(envelope, frame.event, data, frame.id)
                 return
@@ -449,8 +387,8 @@ class Call:
         if self._stream is None or envelope.id is None:
             return
         del self.unanswered[envelope.id]
-        if self._method in REMEMBERED and not envelope.is_error:
-            remember(self._relay, self._method, self._body, self.correlation_id)
+        if self._remembered and not envelope.is_error:
+            self._remember(data)
         self._relay.log.append(self._stream, event, data, upstream_id, terminal=not self.unanswered)
         if not self.unanswered:
             self._done()
@@ -472,75 +410,21 @@ class Call:
                 if not self.unanswered:
                     self._done()
         # A client without an event id could not come back if this broke off.
-        elif stream is not None and stream.delivered != self._start and self._method not in REMEMBERED:
+        elif (
+            stream is not None
+            and stream.delivered != self._start
+            and not self._remembered
+            and (self._repeating is None or self._repeating.alias is None)
+        ):
             log, is_resumed = self._relay.log, self._resumption.is_resumed
             self._cutting = begin(self._decoder, item, log, stream, self.unanswered, is_resumed=is_resumed)
-
-    def _break_off(self) -> None:
-        self._decoder = None
-        if self._cutting is not None:
-            self._cutting.drop()
-            self._cutting = None
-
-    def _stream_ended(self, *, is_clean: bool) -> None:
-        self._break_off()
-        if self.is_cancelled:
-            self.fail("cancelled")
-        else:
-            self._resume_later(is_clean=is_clean)
-
-    def _resume_later(self, *, is_clean: bool) -> None:
-        ctx = self._relay.ctx
-        delay = self._resumption.next_delay(
-            is_clean=is_clean, attempts=ctx.upstream.resume_attempts, shortest=ctx.upstream.reconnect_min_seconds
-        )
-        if delay is None or not self._relay.binder.is_bound(self.generation):
-            self.fail("stream_broken")
-            return
-        self.state = _RESUMING
-        self._pause = ctx.clock.call_later(delay, self._resume)
-
-    def _resume(self) -> None:
-        self._pause = None
-        relay = self._relay
-        if self.state is not _RESUMING:
-            return
-        request = self._resumption.request(relay.own_headers(is_get=True))
-        if request is None:
-            self.fail("stream_broken")
-        elif not relay.binder.is_bound(self.generation):
-            self.fail("upstream_session_lost")
-        else:
-            self.last_bytes = relay.ctx.clock.now()
-            self._exchange = relay.ctx.edge.send(request, self)
-
-    def ask_again(self) -> None:
-        """Resume once more a resumed stream that has been silent for long although the upstream lives.
-
-        One server's event store replays what it has and never sends what comes later on a resumed stream.
-        """
-        resumption = self._resumption
-        if self.state is _STREAMING and resumption.is_resumed and resumption.is_possible:
-            self._cut_upstream()
-            self.state = _RESUMING
-            self._resume()
-
-    def _resume_refused(self, status: int) -> None:
-        if status == 404:
-            self._relay.binder.lose(self.generation, "gone")
-            self.fail("upstream_session_lost")
-        elif status >= 500 or status == 409:
-            # 409: the server still holds the broken connection for the reader.
-            self._resume_later(is_clean=False)
-        else:
-            self.fail("stream_broken", http_status=status)
 
     # -- ends
 
     def cancel(self) -> bool:
         """Note the client's cancel; True when the upstream must be told as well."""
         self.is_cancelled = True
-        if self.state is _WAITING:
+        if self.state is _WAITING or self.state is CallState.ASKING:
             self.fail("cancelled_unsent")
             return False
         # Many servers neither answer a cancelled call nor end its stream, and its id must become free (semantics 4).
@@ -551,6 +435,15 @@ class Call:
         """Answer every open request id with a row of the fault table."""
         if self.state is _DONE:
             return
+        if self._repeating is not None and faults.FAULTS[reason].outcome == "not_run":
+            # True of the repetition, not of the call.
+            reason, data = self._repeating.reason, self._repeating.data
+        if faults.FAULTS[reason].outcome == "unknown":
+            if self._leg is not None:
+                self._leg.member.unknown += 1
+                self._leg.member.finished -= 1
+            elif self._repeating is not None:
+                self._repeating.member.unknown += 1
         self._relay.told(reason, self.correlation_id)
         ids = tuple(self.unanswered)
         stream = self._stream
@@ -570,13 +463,6 @@ class Call:
         self._cut_upstream()
         self.fail(reason)
 
-    def _cut_upstream(self) -> None:
-        self._break_off()
-        self._forget_answer()
-        if self._exchange is not None:
-            self._exchange.abort()
-            self._exchange = None
-
     def _done(self) -> None:
         self.state = _DONE
         relay = self._relay
@@ -594,6 +480,15 @@ class Call:
             self._cancelling = None
         if self._exchange is not None:
             ctx.lingers.add(self)
+        if self._gate is not None:
+            self._gate.leave_queue(self)
+            self._gate = None
+        leg = self._leg
+        if leg is not None:
+            self._leg = None
+            leg.running -= 1
+            leg.member.finished += 1
+            leg.member.gate.leave()
         ctx.budget.release(len(self._body))
         relay.finished(self._ids)
         stream = self._stream

@@ -1,6 +1,7 @@
-"""What all sessions of a process share.
+"""What all sessions of a route share.
 
-Owns nothing but references; made once by the composition root. A record for an observer is built only where one is
+Owns nothing but references; made once per route by the composition root, which gives several routes the same clock,
+budget, wheels and observer. A record for an observer is built only where one is
 active (semantics 27).
 """
 
@@ -9,17 +10,20 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.clock import Clock
-from proxy.config import Session, Stream, Upstream
+from proxy.config import Retry, Session, Stream, Swap, Upstream
 from proxy.core import headers as h
 from proxy.core.head import Head
 from proxy.core.headers import Block, Headers
 from proxy.core.idmap import IdMap
 from proxy.core.ids import UpstreamSessionId
+from proxy.core.retry import RetryPolicy
 from proxy.observe.hooks import Fingerprint, Observer
 from proxy.relay.farewell import PATIENCE_SECONDS, Farewell
+from proxy.relay.inquiry import Inquiries
 from proxy.store.memory import Budget
-from proxy.upstream.base import Edge, UpstreamRequest
-from proxy.upstream.recovery import Recovery
+from proxy.upstream.base import UpstreamRequest
+from proxy.upstream.member import Member
+from proxy.upstream.pool import Pool
 from proxy.wheel import Queue, Wheel
 
 # What belongs to one request and must not travel with a request that the proxy makes by itself.
@@ -44,8 +48,15 @@ _ACCEPT_BOTH = "application/json, text/event-stream"
 class Abandonable(Protocol):
     """An exchange that a drain may end."""
 
+    @property
+    def member(self) -> Member | None:
+        """Where it is under way."""
+
     def abandon(self) -> None:
         """End it and tell the client."""
+
+    def evade(self, member: Member) -> None:
+        """Go elsewhere if it waits for this member, which is out, and may be sent again."""
 
 
 @dataclass(slots=True)
@@ -53,8 +64,8 @@ class Context:
     """The shared parts."""
 
     clock: Clock
-    edge: Edge
-    recovery: Recovery
+    pool: Pool
+    """The upstreams of the route."""
     budget: Budget
     heartbeats: Wheel
     checks: Wheel
@@ -63,8 +74,11 @@ class Context:
     observer: Observer
     fingerprint: Fingerprint
     upstream: Upstream
+    """The timings that hold for every upstream."""
     session: Session
     stream: Stream
+    retry: Retry
+    swap: Swap
     trust_forwarded: bool
     route: str
     upgrades: Queue = field(init=False)
@@ -73,6 +87,9 @@ class Context:
     """Calls that are answered while their upstream stream is still open."""
     farewells: Queue = field(init=False)
     """DELETEs under way that no session owns any more; a drain waits for them."""
+    policy: RetryPolicy = field(init=False)
+    """What may be sent again."""
+    inquiries: Inquiries = field(init=False)
     passing: set[Abandonable] = field(default_factory=set)
     """Exchanges under way without a session."""
     openings: int = 0
@@ -85,6 +102,9 @@ class Context:
         self.upgrades = Queue(self.clock, self.stream.upgrade_after_seconds)
         self.lingers = Queue(self.clock, LINGER_SECONDS)
         self.farewells = Queue(self.clock, PATIENCE_SECONDS)
+        self.inquiries = Inquiries(self.clock)
+        retry = self.retry
+        self.policy = RetryPolicy(retry.attempts, retry.safe_tools, retry.unsafe_tools, asks=retry.ask_tools)
 
     def correlation_id(self) -> str:
         """Return a new id that follows one request through the logs of the proxy and the upstream."""
@@ -106,6 +126,10 @@ class Context:
         headers = head.bound(self.forward(head), upstream_id)
         given = head.request_id is not None
         return UpstreamRequest("POST", headers, body, correlation_id="" if given else correlation_id)
+
+    def placing_key(self, headers: Headers) -> str:
+        """Return by what a client is known to `consistent_hash`: its credentials, as nobody is authenticated here."""
+        return h.get(headers, "Authorization") or ""
 
     def correlate(self, head: Head) -> str:
         """Return the id that follows a client's request: its own, else a new one."""
@@ -131,7 +155,9 @@ class Context:
             own.append((h.SESSION_ID, upstream_id))
         return own
 
-    def end_upstream(self, headers: Headers, upstream_id: UpstreamSessionId, version: str | None = None) -> None:
+    def end_upstream(
+        self, member: Member, headers: Headers, upstream_id: UpstreamSessionId, version: str | None = None
+    ) -> None:
         """Tell the upstream with DELETE that its session is over; nothing depends on the answer."""
         own = self.own_headers(headers, version=version, upstream_id=upstream_id)
-        Farewell(self.edge, self.farewells).begin(UpstreamRequest("DELETE", own, b"", fresh=True))
+        Farewell(member.edge, self.farewells).begin(UpstreamRequest("DELETE", own, b"", fresh=True))

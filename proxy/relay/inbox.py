@@ -13,7 +13,7 @@ from proxy.core.edge import Request, Sink
 from proxy.core.ids import Generation, RequestId
 from proxy.core.jsonrpc import Envelope, Kind
 from proxy.observe import hooks
-from proxy.relay import replies
+from proxy.relay import replies, tasks
 from proxy.relay.call import Call
 from proxy.relay.note import Note
 from proxy.relay.passthrough import Passthrough
@@ -31,7 +31,9 @@ def sort(relay: SessionRelay, envelope: Envelope, request: Request, sink: Sink) 
     if envelope.kind is _REQUEST and request_id is not None:
         # Nearly all of them, so nothing else is made on their way.
         ids = (request_id,)
-        if is_admitted(relay, ids, request.body, sink):
+        if relay.session.tasks and tasks.is_lost(relay, envelope, request.body):
+            replies.report_all(sink, "task_lost", ids, is_batch=False)
+        elif is_admitted(relay, ids, request.body, sink):
             head = request.head
             call = Call(relay, ids, envelope.method, request.body, head, relay.ctx.correlate(head), sink)
             call.begin(can_stream=head.accepts_sse)
@@ -124,13 +126,14 @@ class Inbox:
 
     def _notification(self, envelope: Envelope) -> None:
         relay = self._relay
+        body = self._request.body
         only_in: Generation | None = None
         if envelope.method == "notifications/initialized":
             # Part of the handshake, which every rebuild repeats by itself.
             relay.session.initialized = True
             only_in = relay.session.binding.generation
         elif envelope.method == "notifications/cancelled":
-            cancelled_id = jsonrpc.cancelled_id(self._request.body)
+            cancelled_id = jsonrpc.cancelled_id(body)
             call = relay.calls.get(cancelled_id) if cancelled_id is not None else None
             if call is None or call.is_cancelled:
                 # Forwarded once; a second one, or one for a finished call, has nothing to cancel.
@@ -141,7 +144,9 @@ class Inbox:
                 replies.accepted(self._sink)
                 return
             only_in = call.generation
-        self._deliver(self._request.body, only_in, may_repeat=True)
+            if cancelled_id is not None:
+                body = call.cancel_body(body, cancelled_id)
+        self._deliver(body, only_in, may_repeat=True)
 
     def _deliver(self, body: bytes, only_in: Generation | None, *, may_repeat: bool) -> None:
         """Take responsibility for a notification or response, within the bound of calls."""
@@ -165,7 +170,7 @@ class Inbox:
             # Every request of a later binding went through `admit`, so this answers one of a lost session.
             return (None, body) if session.binding.generation <= 1 else None
         generation, upstream_id = owner
-        if not self._relay.binder.is_usable(generation):
+        if self._relay.leg_of(generation) is None:
             return None
         return generation, body if upstream_id == envelope.id else jsonrpc.replace_id(body, upstream_id)
 

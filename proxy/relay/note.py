@@ -21,6 +21,7 @@ from proxy.upstream.base import Exchange, Loss
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
+    from proxy.relay.leg import Leg
     from proxy.relay.rebuild import Refusal
     from proxy.relay.session import SessionRelay
 
@@ -42,6 +43,7 @@ class Note:
         "_exchange",
         "_head",
         "_is_done",
+        "_leg",
         "_may_repeat",
         "_only_in",
         "_patience",
@@ -74,6 +76,7 @@ class Note:
         self._may_repeat = may_repeat
         """Whether delivering it twice is harmless: a notification, but never the answer to a server request."""
         self.generation = Generation(0)
+        self._leg: Leg = relay.leg
         self._carried_id = False
         self._rebuilt = False
         self._attempts = 0
@@ -101,7 +104,7 @@ class Note:
             # Answered by the upstream where that is quick: an answer ahead of delivery would let the client's next
             # request overtake this message.
             ctx.upgrades.add(self)
-        self._relay.binder.demand(self)
+        self._resend()
 
     def sink_closed(self) -> None:
         """The client is gone; the message is delivered all the same."""
@@ -117,7 +120,7 @@ class Note:
     def _have_patience(self) -> Patience:
         if self._patience is None:
             ctx = self._relay.ctx
-            self._patience = Patience(ctx.clock, ctx.recovery, ctx.upstream.rebuild_wait_seconds, self._waited)
+            self._patience = Patience(ctx.clock, ctx.upstream.rebuild_wait_seconds, self._waited)
         return self._patience
 
     def _waited(self) -> None:
@@ -130,16 +133,21 @@ class Note:
             return
         if self._patience is not None:
             self._patience.end()
-        binding = self._relay.session.binding
-        if self._only_in is not None and self._only_in != binding.generation:
+        leg = self._relay.leg
+        if self._only_in is not None and self._only_in != leg.binding.generation:
             self._drop("upstream_session_lost")
-            return
+        else:
+            self._send_in(leg)
+
+    def _send_in(self, leg: Leg) -> None:
+        binding = leg.binding
+        self._leg = leg
         self.generation = binding.generation
         self._carried_id = binding.upstream_id is not None
         self._buffer = []
         ctx = self._relay.ctx
         request = ctx.request(self._head, self._body, self._correlation_id, binding.upstream_id)
-        self._exchange = ctx.edge.send(request, self)
+        self._exchange = leg.member.edge.send(request, self)
 
     def refuse(self, refusal: Refusal) -> None:
         """End the wait: no upstream session can be had."""
@@ -173,7 +181,7 @@ class Note:
         elif outcome is Outcome.GONE:
             self._again("gone")
         elif outcome is Outcome.BAD:
-            relay.probe.confirm(self.generation, self._probed)
+            self._leg.probe.confirm(self.generation, self._probed)
         elif outcome is Outcome.UNAVAILABLE and self._may_repeat:
             self._retry(f"http_{self._status}")
         elif self._status >= 500:
@@ -199,15 +207,20 @@ class Note:
             # It may have been delivered, and delivering twice is no better than saying so.
             self._drop("connection_broken")
             return
-        self._relay.ctx.recovery.lost()
+        member = self._leg.member
+        member.refused(detail)
         if loss is Loss.REFUSED:
             self._again("refused")
         else:
-            self._have_patience().until_reachable(self._resend)
+            self._have_patience().until_reachable(member.recovery, self._resend)
 
     def _again(self, reason: str) -> None:
         self._rebuilt = True
-        self._relay.binder.lose_for(self, self.generation, reason)
+        if self._leg.is_present:
+            self._relay.binder.lose_for(self, self.generation, reason)
+        else:
+            self._leg.lose(self.generation, reason)
+            self._resend()
 
     def _retry(self, reason: str) -> None:
         self._attempts += 1
@@ -221,7 +234,15 @@ class Note:
 
     def _resend(self) -> None:
         self._pause = None
-        self._relay.binder.demand(self)
+        leg = self._relay.leg_of(self._only_in) if self._only_in is not None else None
+        if leg is None or leg.is_present:
+            self._relay.binder.demand(self)
+        elif leg.is_bound(leg.binding.generation):
+            # What belongs to a call that still runs where the session lay before goes there.
+            self._send_in(leg)
+        else:
+            # Asked by what a move is making: it is sent with the switch.
+            self._relay.binder.await_switch(self)
 
     def _answer(self) -> None:
         sink, self._sink = self._sink, None

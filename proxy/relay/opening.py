@@ -25,8 +25,9 @@ from proxy.upstream.base import Exchange, Loss
 if TYPE_CHECKING:
     from proxy.relay.context import Context
     from proxy.relay.session import SessionRelay
+    from proxy.upstream.member import Member
 
-OpenSession = Callable[[Handshake, "UpstreamSessionId | None", Headers, str], "SessionRelay"]
+OpenSession = Callable[[Handshake, "UpstreamSessionId | None", Headers, str, "Member"], "SessionRelay"]
 
 
 class Opening:
@@ -42,6 +43,7 @@ class Opening:
         "_exchange",
         "_head",
         "_is_over",
+        "_member",
         "_open_session",
         "_patience",
         "_pending",
@@ -49,6 +51,7 @@ class Opening:
         "_sink",
         "_size",
         "_status",
+        "_tried",
     )
 
     def __init__(
@@ -75,7 +78,10 @@ class Opening:
         self._decoder: sse.Decoder | None = None
         self._pending: list[sse.Frame] = []
         """Frames ahead of the result: until it is there nobody knows whether this is a session."""
-        self._patience = Patience(ctx.clock, ctx.recovery, ctx.upstream.rebuild_wait_seconds, self._waited)
+        self._patience = Patience(ctx.clock, ctx.upstream.rebuild_wait_seconds, self._waited)
+        self._member: Member | None = None
+        self._tried: tuple[Member, ...] = ()
+        """Members that could not be reached, in this round."""
         self._is_over = False
 
     def begin(self) -> None:
@@ -88,10 +94,32 @@ class Opening:
         self._send()
 
     def _send(self) -> None:
-        if not self._is_over:
-            self._patience.end()
-            request = self._ctx.request(self._head, self._body, self._correlation_id)
-            self._exchange = self._ctx.edge.send(request, self)
+        member = self._ctx.pool.place(self._key)
+        if member is None:
+            self._fail("unreachable")
+        else:
+            self._send_to(member)
+
+    def _send_to(self, member: Member) -> None:
+        if self._is_over:
+            return
+        self._patience.end()
+        self._member = member
+        request = self._ctx.request(self._head, self._body, self._correlation_id)
+        self._exchange = member.edge.send(request, self)
+
+    @property
+    def member(self) -> Member | None:
+        """Where it is under way."""
+        return self._member
+
+    @property
+    def _key(self) -> str:
+        return self._ctx.placing_key(self._head.headers)
+
+    def _send_anew(self) -> None:
+        self._tried = ()
+        self._send()
 
     def sink_closed(self) -> None:
         """The client is gone; an upstream session that nobody will use is ended when its id is known."""
@@ -108,7 +136,11 @@ class Opening:
 
     def on_head(self, status: int, headers: Headers) -> None:
         """The answer begins."""
-        self._ctx.recovery.alive()
+        if self._member is not None:
+            if status in (502, 503, 504):
+                self._member.failed()
+            else:
+                self._member.answered()
         self._status = status
         self._answer_headers = headers
         if h.is_encoded(headers):
@@ -184,14 +216,17 @@ class Opening:
             relay.log.append(stream, frame.event, frame.data or b"", frame.id, terminal=frame is messages[-1])
 
     def _adopt(self, result: InitializeResult) -> SessionRelay | None:
+        member = self._member
+        if member is None:
+            return None
         assigned = h.get(self._answer_headers, h.SESSION_ID)
         upstream_id = UpstreamSessionId(assigned) if assigned and is_legal_session_id(assigned) else None
         if self._sink is None:
             if upstream_id is not None:
-                self._ctx.end_upstream(self._ctx.forward(self._head), upstream_id)
+                self._ctx.end_upstream(member, self._ctx.forward(self._head), upstream_id)
             return None
         handshake = Handshake(self._body, self._request_id, result.protocol_version, result)
-        return self._open_session(handshake, upstream_id, self._ctx.forward(self._head), self._correlation_id)
+        return self._open_session(handshake, upstream_id, self._ctx.forward(self._head), self._correlation_id, member)
 
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""
@@ -201,11 +236,18 @@ class Opening:
         if loss is Loss.BROKEN:
             self._fail("connection_broken")
             return
-        self._ctx.recovery.lost()
-        if self._sink is None:
+        member = self._member
+        if member is None or self._sink is None:
             self._over()
+            return
+        member.refused(detail)
+        self._tried = (*self._tried, member)
+        other = self._ctx.pool.place(self._key, self._tried)
+        if other is not None:
+            # It provably did not run there, so another one may have it at once.
+            self._send_to(other)
         else:
-            self._patience.until_reachable(self._send)
+            self._patience.until_reachable(member.recovery, self._send_anew)
 
     def _waited(self) -> None:
         if self._exchange is None:
@@ -219,6 +261,18 @@ class Opening:
         if sink is not None:
             sink.watch(None)
             replies.report(sink, reason, self._request_id, **data)
+
+    def evade(self, member: Member) -> None:
+        """Ask another member: this one is out, and has not answered.
+
+        An `initialize` may be sent twice: it makes an upstream session, and the one that nobody uses ends by itself.
+        """
+        if self._member is member and self._exchange is not None and not self._status:
+            self._tried = (*self._tried, member)
+            other = self._ctx.pool.place(self._key, self._tried)
+            if other is not None:
+                self._exchange.abort()
+                self._send_to(other)
 
     def abandon(self) -> None:
         """End it: the proxy shuts down."""

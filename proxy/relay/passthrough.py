@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proxy.relay.context import Context
     from proxy.relay.rebuild import Refusal
     from proxy.relay.session import SessionRelay
+    from proxy.upstream.member import Member
 
 # Two line ends, whichever; atomic, because CR LF is one.
 _BOUNDARY = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
@@ -48,6 +49,7 @@ class Passthrough:
         "_ids",
         "_is_over",
         "_is_quiet",
+        "_member",
         "_method",
         "_patience",
         "_rebuilt",
@@ -58,6 +60,7 @@ class Passthrough:
         "_slot",
         "_status",
         "_tail",
+        "_tried",
         "_unanswered",
     )
 
@@ -90,7 +93,10 @@ class Passthrough:
         self._rebuilt = False
         is_discover = method == "server/discover"
         wait = ctx.upstream.discover_wait_seconds if is_discover else ctx.upstream.rebuild_wait_seconds
-        self._patience = Patience(ctx.clock, ctx.recovery, wait, self._waited)
+        self._patience = Patience(ctx.clock, wait, self._waited)
+        self._member: Member | None = None
+        self._tried: tuple[Member, ...] = ()
+        """Members that could not be reached, in this round."""
         self._is_over = False
         self._exchange: Exchange | None = None
         self._status = 0
@@ -128,10 +134,20 @@ class Passthrough:
 
     def send(self) -> None:
         """Send it."""
+        member = (
+            self._relay.leg.member if self._relay is not None else self._ctx.pool.place(self._key, is_session=False)
+        )
+        if member is None:
+            self._waited()
+        else:
+            self._send_to(member)
+
+    def _send_to(self, member: Member) -> None:
         if self._is_over:
             return
         self._patience.end()
         upstream_id = None
+        self._member = member
         if self._relay is not None:
             binding = self._relay.session.binding
             self._generation = binding.generation
@@ -140,7 +156,20 @@ class Passthrough:
         self._buffer = []
         self._size = 0
         request = self._ctx.request(self._head, self._body, self._correlation_id, upstream_id)
-        self._exchange = self._ctx.edge.send(request, self)
+        self._exchange = member.edge.send(request, self)
+
+    @property
+    def member(self) -> Member | None:
+        """Where it is under way."""
+        return self._member
+
+    @property
+    def _key(self) -> str:
+        return self._ctx.placing_key(self._head.headers)
+
+    def _send_anew(self) -> None:
+        self._tried = ()
+        self.send()
 
     def refuse(self, refusal: Refusal) -> None:
         """End the wait: no upstream session can be had."""
@@ -183,7 +212,11 @@ class Passthrough:
 
     def on_head(self, status: int, headers: Headers) -> None:
         """The answer begins: a stream at once, anything else when it is whole."""
-        self._ctx.recovery.alive()
+        if self._member is not None:
+            if status in (502, 503, 504):
+                self._member.failed()
+            else:
+                self._member.answered()
         self._status = status
         self._answer_headers = h.forward_response(headers)
         if self._relay is not None and h.names_session(headers):
@@ -261,7 +294,7 @@ class Passthrough:
         elif carried_id and self._status == 404:
             self._again("gone")
         elif relay is not None and carried_id and self._status == 400:
-            relay.probe.confirm(self._generation, lambda is_lost: self._probed(is_lost, body))
+            relay.leg.probe.confirm(self._generation, lambda is_lost: self._probed(is_lost, body))
         else:
             self._relay_answer(body)
 
@@ -274,12 +307,18 @@ class Passthrough:
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""
         self._exchange = None
-        if loss is not Loss.BROKEN:
-            self._ctx.recovery.lost()
+        member = self._member
+        if loss is not Loss.BROKEN and member is not None:
+            member.refused(detail)
+            self._tried = (*self._tried, member)
             if self._relay is not None and loss is Loss.REFUSED:
                 self._relay.binder.lose_for(self, self._generation, "refused")
+                return
+            other = self._ctx.pool.place(self._key, self._tried, is_session=False) if self._relay is None else None
+            if other is not None:
+                self._send_to(other)
             else:
-                self._patience.until_reachable(self.send)
+                self._patience.until_reachable(member.recovery, self._send_anew)
         elif self._decoder is not None:
             if self._ids and not self._unanswered:
                 self._finish()
@@ -319,6 +358,9 @@ class Passthrough:
         self._over()
         if sink is not None:
             sink.finish()
+
+    def evade(self, member: Member) -> None:
+        """Stay: it may be running there, and nobody but its client knows what it does."""
 
     def abandon(self) -> None:
         """End it: the proxy shuts down."""

@@ -13,11 +13,10 @@ from proxy.upstream.recovery import Recovery, Ticket
 class Patience:
     """One request's patience."""
 
-    __slots__ = ("_clock", "_exhausted", "_recovery", "_seconds", "_ticket", "_timer", "_until")
+    __slots__ = ("_clock", "_exhausted", "_seconds", "_ticket", "_timer", "_until")
 
-    def __init__(self, clock: Clock, recovery: Recovery, seconds: float, exhausted: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, seconds: float, exhausted: Callable[[], None]) -> None:
         self._clock = clock
-        self._recovery = recovery
         self._seconds = seconds
         self._exhausted: Callable[[], None] = exhausted
         self._until: float | None = None
@@ -32,10 +31,10 @@ class Patience:
         if self._timer is None:
             self._timer = self._clock.call_later(max(0.0, self._until - now), self._over)
 
-    def until_reachable(self, ready: Callable[[], None]) -> None:
-        """Wait, and call *ready* when the upstream answers connections."""
+    def until_reachable(self, recovery: Recovery, ready: Callable[[], None]) -> None:
+        """Wait, and call *ready* when the upstream answers connections or another one is to be chosen."""
         self.begin()
-        self._ticket = self._recovery.wait(ready, live=True)
+        self._ticket = recovery.wait(ready, live=True)
 
     def end(self) -> None:
         """Stop waiting."""

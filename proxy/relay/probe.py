@@ -1,7 +1,7 @@
 """A ping inside an upstream session, on a fresh connection: what tells silence and refusal from loss.
 
 Owns the one ping under way and the count of failures. Knows no call; it reports to whoever asked. Invariant: at most
-one ping per session is under way, and every question gets exactly one answer.
+one ping per leg is under way, and every question gets exactly one answer.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING
 from proxy.core import jsonrpc
 from proxy.core.headers import Headers
 from proxy.core.ids import Generation
+from proxy.relay import silence
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
-    from proxy.relay.session import SessionRelay
+    from proxy.relay.leg import Leg
 
 FAILURES_UNTIL_LOST = 2
 """Semantics 16: one ping may meet a busy moment, two in a row mean lost."""
 
 
 class Probe:
-    """Asks one session's upstream whether it still knows the session. Fulfils `upstream.base.Receiver`."""
+    """Asks one leg's upstream whether it still knows the session. Fulfils `upstream.base.Receiver`."""
 
     __slots__ = (
         "_asked",
@@ -32,12 +33,12 @@ class Probe:
         "_failures",
         "_generation",
         "_is_silence",
-        "_relay",
+        "_leg",
         "_status",
     )
 
-    def __init__(self, relay: SessionRelay) -> None:
-        self._relay = relay
+    def __init__(self, leg: Leg) -> None:
+        self._leg = leg
         self._asked: list[Callable[[bool], None]] = []
         self._is_silence = False
         self._failures = 0
@@ -48,7 +49,7 @@ class Probe:
 
     def confirm(self, generation: Generation, answered: Callable[[bool], None]) -> None:
         """Call *answered* with whether a ping is refused alike (semantics 11): a 400 alone says too little."""
-        if not self._relay.binder.is_bound(generation):
+        if not self._leg.is_bound(generation):
             # Already lost, or bound anew: the refusal is old news and the request goes to the present session.
             answered(True)
             return
@@ -57,27 +58,27 @@ class Probe:
 
     def check_silence(self, generation: Generation) -> None:
         """Ask because nothing has come for long; two failures in a row lose the session."""
-        if self._relay.binder.is_bound(generation):
+        if self._leg.is_bound(generation):
             self._ping(generation)
             self._is_silence = True
 
     def close(self) -> None:
-        """Stop asking."""
-        self._asked.clear()
-        self._stop()
+        """Stop asking; who asked is told that the session is lost, as it is for this leg."""
+        self._forget()
 
     def _ping(self, generation: Generation) -> None:
         if generation != self._generation:
             self._forget()
         elif self._deadline is not None:
             return
-        relay = self._relay
+        leg = self._leg
+        ctx = leg.relay.ctx
         self._generation = generation
         self._status = 0
-        body = jsonrpc.request_body(f"mcp-session-proxy-{relay.ctx.correlation_id()}", "ping", None)
-        request = UpstreamRequest("POST", relay.own_headers(), body, fresh=True)
-        self._deadline = relay.ctx.clock.call_later(relay.ctx.upstream.ping_timeout_seconds, self._timed_out)
-        self._exchange = relay.ctx.edge.send(request, self)
+        body = jsonrpc.request_body(f"mcp-session-proxy-{ctx.correlation_id()}", "ping", None)
+        request = UpstreamRequest("POST", leg.own_headers(), body, fresh=True)
+        self._deadline = ctx.clock.call_later(ctx.upstream.ping_timeout_seconds, self._timed_out)
+        self._exchange = leg.member.edge.send(request, self)
 
     def on_head(self, status: int, headers: Headers) -> None:
         """The status is all that is asked for."""
@@ -97,7 +98,7 @@ class Probe:
         self._exchange = None
         self._stop()
         if loss is Loss.REFUSED:
-            self._relay.ctx.recovery.lost()
+            self._leg.member.refused(detail)
             # Nobody listens: that is a lost session at once (semantics 11).
             self._tell(is_refused=True, is_alive=False)
         else:
@@ -127,17 +128,17 @@ class Probe:
             self._exchange = None
 
     def _tell(self, *, is_refused: bool, is_alive: bool) -> None:
-        relay, generation = self._relay, self._generation
+        leg, generation = self._leg, self._generation
         is_silence, self._is_silence = self._is_silence, False
         asked, self._asked = self._asked, []
         if is_alive and not is_refused:
             self._failures = 0
-            relay.heard(generation)
+            silence.forgive(leg, generation)
         elif is_silence:
             self._failures = FAILURES_UNTIL_LOST if is_refused else self._failures + 1
             if self._failures >= FAILURES_UNTIL_LOST:
                 self._failures = 0
-                relay.binder.give_up(generation, "upstream_session_lost" if is_refused else "upstream_silent")
+                leg.give_up(generation, "upstream_session_lost" if is_refused else "upstream_silent")
             else:
                 self.check_silence(generation)
         for answered in asked:

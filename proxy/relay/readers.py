@@ -42,6 +42,10 @@ class Readers:
         """Tell whether any client reads."""
         return bool(self._feeds)
 
+    def __len__(self) -> int:
+        """Count the client connections that read."""
+        return len(self._feeds)
+
     @property
     def standalone(self) -> Stream:
         """The log of the standalone stream."""
@@ -151,7 +155,7 @@ class Readers:
         relay.wants_standalone = True
         opening = _Opening(self, sink, position)
         binding = relay.session.binding
-        link = relay.link
+        link = relay.leg.link
         if binding.state is BindingState.BOUND:
             if link.state is LinkState.PARKED:
                 relay.credentials = relay.ctx.forward(request.head)
@@ -167,7 +171,7 @@ class Readers:
         if relay.session.state is SessionState.CLOSED:
             replies.report(sink, "unknown_session")
             return
-        link = relay.link
+        link = relay.leg.link
         refused = link.refused
         if refused is not None and link.state in (LinkState.REFUSED, LinkState.PARKED):
             relay.answer(sink, refused.status, refused.headers, refused.body)

@@ -23,7 +23,7 @@ DEFAULT_RETRY_SECONDS = 1.0
 class Resumption:
     """The cursor of one call's upstream stream and what may be done with it."""
 
-    __slots__ = ("_attempts", "_last_id", "_progress", "_retry_seconds", "is_resumed")
+    __slots__ = ("_attempts", "_is_repeated", "_last_id", "_progress", "_retry_seconds", "is_resumed")
 
     def __init__(self) -> None:
         self._last_id: bytes | None = None
@@ -33,6 +33,20 @@ class Resumption:
         """The last delivered progress of each token; read from the window when first asked for."""
         self.is_resumed = False
         """Whether the present upstream stream is a resumed one, which may repeat frames."""
+        self._is_repeated = False
+
+    def start_over(self) -> None:
+        """Forget the upstream stream: the request is sent again, and what its progress tells may have been told."""
+        self._last_id = None
+        self._retry_seconds = DEFAULT_RETRY_SECONDS
+        self._attempts = 0
+        self.is_resumed = False
+        self._is_repeated = True
+
+    @property
+    def may_repeat(self) -> bool:
+        """Tell whether progress may come that was told before."""
+        return self.is_resumed or self._is_repeated
 
     def note(self, frame: sse.Frame) -> None:
         """Take a frame's id and `retry`; an id is progress, so the attempts count anew."""

@@ -14,13 +14,14 @@ from proxy.core.edge import Request, Sink
 from proxy.core.exchange import CallState
 from proxy.core.faults import FAULTS
 from proxy.core.headers import Headers
-from proxy.core.ids import Generation, RequestId, UpstreamSessionId, call_stream
+from proxy.core.ids import Generation, RequestId, call_stream
 from proxy.core.jsonrpc import Envelope, Kind
 from proxy.core.replay import Stream
 from proxy.core.session import (
     BindingEvent,
     BindingState,
     CloseReason,
+    Command,
     Rest,
     Session,
     SessionEvent,
@@ -28,36 +29,38 @@ from proxy.core.session import (
     rest,
 )
 from proxy.observe import hooks
-from proxy.relay import replies
+from proxy.relay import replies, silence
 from proxy.relay.binder import Binder
 from proxy.relay.call import Call
 from proxy.relay.context import Context
 from proxy.relay.inbox import sort
+from proxy.relay.leg import Leg
+from proxy.relay.move import Move, MoveOutcome, MoveResult
 from proxy.relay.note import Note
-from proxy.relay.probe import Probe
 from proxy.relay.readers import Readers
-from proxy.relay.standalone import LinkState, Standalone
+from proxy.relay.standalone import LinkState
 from proxy.store.base import StreamLog
-
-_LISTENING = frozenset({LinkState.OPENING, LinkState.OPEN})
+from proxy.upstream.member import Member
 
 
 class SessionRelay:
     """Drives one session. Fulfils `wheel.Beating`."""
 
     __slots__ = (
-        "_link",
         "_on_closed",
-        "_probe",
         "_slot",
         "binder",
         "calls",
         "credentials",
         "ctx",
         "fingerprint",
+        "is_pinned",
         "last_active",
+        "leg",
         "log",
+        "moving",
         "notes",
+        "older",
         "opened_at",
         "readers",
         "session",
@@ -68,6 +71,7 @@ class SessionRelay:
         self,
         ctx: Context,
         session: Session,
+        member: Member,
         log: StreamLog,
         credentials: Headers,
         on_closed: Callable[[SessionRelay], None],
@@ -85,31 +89,142 @@ class SessionRelay:
         self.notes: set[Note] = set()
         self.readers = Readers(self)
         self.binder = Binder(self)
-        self._link: Standalone | None = None
-        self._probe: Probe | None = None
+        self.leg = Leg(self, member, session.binding)
+        """Where new requests go."""
+        self.older: tuple[Leg, ...] = ()
+        """Where calls still run that began before the session was moved, oldest first."""
+        self.moving: Move | None = None
+        self.is_pinned = False
+        """Whether an operator keeps the session where it is."""
+        member.sessions += 1
         self._on_closed = on_closed
         self._slot = ctx.checks.add(self)
 
-    # -- parts made on first use: an idle session without a stream needs none of them
+    # -- where it lies
 
-    @property
-    def link(self) -> Standalone:
-        """The upstream's side of the standalone stream."""
-        if self._link is None:
-            self._link = Standalone(self)
-        return self._link
+    def rehome(self, member: Member) -> None:
+        """Let the present binding be made at another member from now on: nothing of it is left at the old one."""
+        previous = self.leg
+        previous.member.sessions -= 1
+        member.sessions += 1
+        self.session.binding.upstream = member.key
+        self.leg = Leg(self, member, self.session.binding)
+        previous.close()
+        self._call_back(previous)
 
-    def close_link(self) -> None:
-        """Cut the upstream's side of the standalone stream, if there is one."""
-        if self._link is not None:
-            self._link.close()
+    def leg_of(self, generation: Generation) -> Leg | None:
+        """Return the leg whose upstream session of *generation* is there, or is being made."""
+        if self.leg.is_bound(generation) or self.binder.building == generation:
+            return self.leg
+        moving = self.moving
+        if moving is not None and moving.generation == generation:
+            return moving.leg
+        return next((leg for leg in self.older if leg.is_bound(generation)), None)
 
-    @property
-    def probe(self) -> Probe:
-        """The session's ping."""
-        if self._probe is None:
-            self._probe = Probe(self)
-        return self._probe
+    def move(
+        self,
+        member: Member,
+        done: Callable[[MoveResult], None],
+        *,
+        is_forced: bool = False,
+        drain_seconds: float | None = None,
+    ) -> None:
+        """Give the session an upstream session on *member* in the place of its present one; *done* is told how it went.
+
+        Args:
+            member: where to; the present one makes a new upstream session there.
+            done: called once, perhaps before this returns.
+            is_forced: move it although it is pinned or a task of it runs, which is lost then.
+            drain_seconds: how long calls may go on in the old one; None: as configured.
+        """
+        if self.session.state is SessionState.CLOSED:
+            done(MoveResult(MoveOutcome.CLOSED))
+        elif (self.is_pinned or self.session.has_tasks) and not is_forced:
+            done(MoveResult(MoveOutcome.PINNED))
+        elif self.moving is not None:
+            done(MoveResult(MoveOutcome.FAILED, "moving"))
+        else:
+            limit = self.ctx.swap.drain_timeout_seconds if drain_seconds is None else drain_seconds
+            self.moving = Move(self, member, done, limit)
+            self.moving.begin()
+
+    def switch(self, leg: Leg, generation: Generation, drain_seconds: float) -> None:
+        """Let *leg* take the place of the present one, which stays while calls run in it."""
+        session, previous = self.session, self.leg
+        self.binder.apply(BindingEvent.REPLACED)
+        session.replace(leg.binding)
+        leg.binding.receive(BindingEvent.ADOPTED, generation)
+        self.leg = leg
+        previous.member.sessions -= 1
+        leg.member.sessions += 1
+        self.binder.note_bound()
+        if previous.binding.state is BindingState.DRAINING:
+            self.older = (*self.older, previous)
+            self._retire_finished()
+            if previous in self.older:
+                previous.ends_at = self.ctx.clock.call_later(drain_seconds, lambda: self._drained(previous))
+        else:
+            previous.close()
+        if self.wants_standalone:
+            leg.link.open(generation, leg.binding.upstream_id)
+        self.readers.tell_resync()
+        self._call_back(previous)
+        self.binder.send_waiting()
+
+    def _call_back(self, leg: Leg) -> None:
+        # Those that wait for room on a member that is no longer the session's go to where it lies now.
+        for call in dict.fromkeys(self.calls.values()):
+            call.leave_queue(leg.member.gate)
+
+    def evade(self, done: Callable[[], None]) -> None:
+        """Leave a member that is out, if another one is better; what nobody uses just now is made anew when it is."""
+        member, binding = self.leg.member, self.session.binding
+        other = self.ctx.pool.successor(member)
+        if other is member or binding.state is not BindingState.BOUND or self.is_pinned or self.session.has_tasks:
+            done()
+        elif self.is_active:
+            self.move(other, lambda _: done())
+        elif member.health.reason == "unreachable":
+            self.binder.lose(binding.generation, "ejected")
+            done()
+        else:
+            # It may be alive, and would keep the upstream session for ever if nobody told it.
+            self.park()
+            done()
+
+    def _retire_finished(self) -> None:
+        generations = {call.generation for call in self.calls.values() if call.state is not CallState.WAITING}
+        for leg in self.older:
+            if leg.binding.generation not in generations:
+                self._retire(leg, BindingEvent.FINISHED)
+
+    def _drained(self, leg: Leg) -> None:
+        """End what still runs in an older binding: its time to finish is over."""
+        if leg in self.older:
+            running = [call for call in dict.fromkeys(self.calls.values()) if call.runs_in(leg.binding.generation)]
+            self._retire(leg, BindingEvent.FINISHED)
+            for call in running:
+                call.give_up("drained")
+
+    def lose_older(self, leg: Leg, reason: str) -> None:
+        """Note that the upstream session of an older binding is gone."""
+        if self.ctx.observer.is_active:
+            lost = hooks.UpstreamLost(session=self.fingerprint, upstream=leg.member.name, reason=reason)
+            self.ctx.observer.upstream_lost(lost)
+        self._retire(leg, BindingEvent.LOSS)
+
+    def _retire(self, leg: Leg, event: BindingEvent) -> None:
+        self.older = tuple(other for other in self.older if other is not leg)
+        if leg.ends_at is not None:
+            leg.ends_at.cancel()
+        for command in leg.binding.receive(event):
+            if command is Command.CLOSE_STANDALONE:
+                leg.close()
+            elif command is Command.CLOSE_SERVER_REQUESTS:
+                self.session.close_server_requests(leg.binding.generation)
+            elif command is Command.END_UPSTREAM:
+                leg.end()
+        self.session.drop(leg.binding)
 
     def open_stream(self, ids: tuple[RequestId, ...]) -> Stream:
         """Begin the stream of one call."""
@@ -135,8 +250,6 @@ class SessionRelay:
         self.close(CloseReason.DELETED)
         replies.deleted(sink)
 
-    # -- headers
-
     def answer(self, sink: Sink, status: int, headers: Headers, body: bytes) -> None:
         """Send an upstream's answer: with the proxy's session id in the place of the upstream's, if that gave one."""
         sink.answer(status, h.forward_response(headers), body, self.session.id if h.names_session(headers) else None)
@@ -145,15 +258,6 @@ class SessionRelay:
     def version_header(self) -> str | None:
         """The negotiated version, where its revision has a header for it."""
         return self.session.handshake.version if self.session.revision.has_version_header else None
-
-    def own_headers(self, *, is_get: bool = False, upstream_id: UpstreamSessionId | None = None) -> Headers:
-        """Return the headers of a request of the proxy's own, in the present upstream session by default."""
-        return self.ctx.own_headers(
-            self.credentials,
-            version=self.version_header,
-            upstream_id=upstream_id if upstream_id is not None else self.session.binding.upstream_id,
-            is_get=is_get,
-        )
 
     # -- frames of the upstream
 
@@ -186,9 +290,9 @@ class SessionRelay:
     def accepted(self, headers: Headers) -> None:
         """Note that the upstream accepted a request with these headers."""
         self.credentials = headers
-        link = self._link
-        if link is not None and link.state is LinkState.PARKED and self.binder.is_bound(link.generation):
-            link.offer(headers)
+        leg = self.leg
+        if leg.has_link and leg.link.state is LinkState.PARKED and leg.is_bound(leg.link.generation):
+            leg.link.offer(headers)
 
     def beat(self) -> None:
         """Look after silence and idleness; called once in a while by the wheel of checks."""
@@ -204,7 +308,7 @@ class SessionRelay:
             lifetime=config.lifetime_seconds,
         ):
             case Rest.AWAKE:
-                self.check_silence(now)
+                silence.check(self, now)
             case Rest.PARK:
                 if self.session.binding.state is not BindingState.UNBOUND:
                     self.park()
@@ -213,36 +317,6 @@ class SessionRelay:
             case Rest.END:
                 self.close(CloseReason.LIFETIME)
 
-    def heard(self, generation: Generation) -> None:
-        """Forgive the silence so far: the upstream answered a ping."""
-        now = self.ctx.clock.now()
-        latest = now - self.ctx.upstream.silence_seconds
-        for call in set(self.calls.values()):
-            if call.generation == generation:
-                if call.last_bytes <= latest:
-                    call.ask_again()
-                call.last_bytes = now
-        if self._link is not None:
-            self._link.last_bytes = now
-
-    def check_silence(self, now: float) -> None:
-        """Ask the upstream for a sign of life where one of the session's exchanges has been silent for long."""
-        binding = self.session.binding
-        latest = now - self.ctx.upstream.silence_seconds
-        for call in set(self.calls.values()):
-            if call.awaits_bytes and call.last_bytes <= latest and not self.binder.is_bound(call.generation):
-                # No ping can speak for an upstream session that is known to be lost.
-                call.fail_silent("upstream_session_lost")
-        if binding.state is not BindingState.BOUND:
-            return
-        link = self._link
-        is_silent = any(
-            call.generation == binding.generation and call.awaits_bytes and call.last_bytes <= latest
-            for call in self.calls.values()
-        ) or (link is not None and link.state in _LISTENING and bool(self.readers) and link.last_bytes <= latest)
-        if is_silent and binding.state is BindingState.BOUND:
-            self.probe.check_silence(binding.generation)
-
     # -- ends
 
     def finished(self, ids: tuple[RequestId, ...]) -> None:
@@ -250,6 +324,19 @@ class SessionRelay:
         for request_id in ids:
             self.calls.pop(request_id, None)
         self.last_active = self.ctx.clock.now()
+        if self.older:
+            self._retire_finished()
+
+    def interrupt(self) -> int:
+        """Cancel the running calls, as their client could; returns how many there were."""
+        running = self._waiting_first()
+        for call in running:
+            call.interrupt()
+        return len(running)
+
+    def _waiting_first(self) -> list[Call]:
+        # The end of one that runs would let in one that waits for its room.
+        return sorted(dict.fromkeys(self.calls.values()), key=lambda call: call.state is not CallState.WAITING)
 
     def park(self) -> None:
         """End the upstream's side of an idle session; the client's stays (semantics 20)."""
@@ -259,7 +346,7 @@ class SessionRelay:
             self.ctx.observer.session_parked(
                 hooks.SessionParked(
                     session=self.fingerprint,
-                    upstream=self.ctx.upstream.name,
+                    upstream=self.leg.member.name,
                     idle_seconds=self.ctx.clock.now() - self.last_active,
                 )
             )
@@ -270,13 +357,17 @@ class SessionRelay:
             return
         fault = "shutdown" if reason is CloseReason.SHUTDOWN else "session_closed"
         self.session.receive(SessionEvent.CLOSED)
-        for call in set(self.calls.values()):
+        for call in self._waiting_first():
             call.fail_silent("closed_unsent" if call.state is CallState.WAITING else fault)
         for note in tuple(self.notes):
             note.abandon("session_closed")
+        if self.moving is not None:
+            self.moving.stop(MoveResult(MoveOutcome.CLOSED))
+        for leg in self.older:
+            self._retire(leg, BindingEvent.CLOSED)
         self.binder.apply(BindingEvent.CLOSED)
-        if self._probe is not None:
-            self._probe.close()
+        self.leg.close()
+        self.leg.member.sessions -= 1
         self.readers.finish()
         self.log.close()
         self.ctx.checks.discard(self, self._slot)

@@ -16,15 +16,16 @@ from proxy.core.cursor import upstream_cursor
 from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation, UpstreamSessionId
 from proxy.core.jsonrpc import Kind
+from proxy.relay.remembering import LASTING, told
 from proxy.relay.resumption import LONGEST_RETRY_SECONDS
 from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
-    from proxy.relay.session import SessionRelay
+    from proxy.relay.leg import Leg
 
 # A member of an enum costs ten times a global to get at, and every event asks.
-_RESPONSE, _REQUEST = Kind.RESPONSE, Kind.REQUEST
+_RESPONSE, _REQUEST, _NOTIFICATION = Kind.RESPONSE, Kind.REQUEST, Kind.NOTIFICATION
 _GROWTH = 2.0
 BARREN_RESUMES = 3
 # A status that says nothing of the cursor: 0 is a connection that broke, 409 another reader that is still there.
@@ -63,7 +64,7 @@ class Refused:
 
 
 class Standalone:
-    """The link of one session. Fulfils `upstream.base.Receiver`."""
+    """The link of one leg. Fulfils `upstream.base.Receiver`."""
 
     __slots__ = (
         "_attempt",
@@ -74,6 +75,7 @@ class Standalone:
         "_has_hole",
         "_is_resumed",
         "_last_id",
+        "_leg",
         "_opened_at",
         "_refused_with",
         "_relay",
@@ -89,8 +91,9 @@ class Standalone:
         "state",
     )
 
-    def __init__(self, relay: SessionRelay) -> None:
-        self._relay = relay
+    def __init__(self, leg: Leg) -> None:
+        self._leg = leg
+        self._relay = leg.relay
         self.state = LinkState.CLOSED
         self.generation = Generation(0)
         self._upstream_id: UpstreamSessionId | None = None
@@ -169,7 +172,7 @@ class Standalone:
         self._timer = None
         self.state = LinkState.OPENING
         relay = self._relay
-        headers = relay.own_headers(is_get=True, upstream_id=self._upstream_id)
+        headers = self._leg.own_headers(is_get=True, upstream_id=self._upstream_id)
         cursor = self._cursor
         self._is_resumed = cursor is not None
         if cursor is not None:
@@ -178,7 +181,7 @@ class Standalone:
         self._status = 0
         self._buffer = []
         self.last_bytes = relay.ctx.clock.now()
-        self._exchange = relay.ctx.edge.send(UpstreamRequest("GET", headers, b"", fresh=True), self)
+        self._exchange = self._leg.member.edge.send(UpstreamRequest("GET", headers, b"", fresh=True), self)
 
     def on_head(self, status: int, headers: Headers) -> None:
         """The upstream's word on its standalone stream."""
@@ -235,6 +238,8 @@ class Standalone:
             # No answer belongs here (2025-11-25, "Listening for Messages"); one server's event store replays the
             # answers of other streams to a reader with a cursor, and they were given to their own.
             return
+        if kind is _NOTIFICATION and envelope.method in LASTING:
+            told(self._leg, envelope.method, data)
         if kind is _REQUEST:
             data = relay.admit(envelope, data, self.generation)
             if self._is_resumed and stream.holds(sse.Frame(data, frame.id, frame.event)):
@@ -257,15 +262,15 @@ class Standalone:
             # A lost session, a cursor it does not know, or a server without this route: a ping tells the first.
             self.state = LinkState.WAITING
             generation = self.generation
-            self._relay.probe.confirm(generation, lambda is_lost: self._probed(generation, is_lost))
+            self._leg.probe.confirm(generation, lambda is_lost: self._probed(generation, is_lost))
         else:
             self._broken(is_clean=False)
 
     def _probed(self, generation: Generation, is_lost: bool) -> None:
         if generation != self.generation or self.state is not LinkState.WAITING or self._timer is not None:
             return
-        if is_lost and self._relay.binder.is_bound(self.generation):
-            self._relay.binder.lose(self.generation, "gone" if self._status == 404 else "bad")
+        if is_lost and self._leg.is_bound(self.generation):
+            self._leg.lose(self.generation, "gone" if self._status == 404 else "bad")
         elif not is_lost and self._cursor is None:
             # 404 would tell the client that its session is gone.
             self._refuse(405 if self._status == 404 else self._status, LinkState.REFUSED)
@@ -281,9 +286,9 @@ class Standalone:
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The link broke."""
         self._exchange = None
-        if loss is Loss.REFUSED and self._relay.binder.is_bound(self.generation):
+        if loss is Loss.REFUSED and self._leg.is_bound(self.generation):
             self.state = LinkState.CLOSED
-            self._relay.binder.refused(self.generation)
+            self._leg.refused(self.generation)
             self._tell_waiters()
         else:
             # While the session is still being bound there is no loss to report, and nobody else would try again.

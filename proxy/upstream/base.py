@@ -35,6 +35,8 @@ class UpstreamRequest(msgspec.Struct, gc=False):
     """On a connection of its own: for what must not meet a keep-alive race and for streams that last."""
     correlation_id: str = ""
     """Sent as X-Request-Id behind *headers*, which stay the same for many requests; "" where they have one."""
+    path: str = ""
+    """In the place of the path of the upstream's URL; "": that one."""
 
     @property
     def all_headers(self) -> Headers:

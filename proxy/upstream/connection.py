@@ -2,8 +2,8 @@
 
 Owns the framing. llhttp (httptools) reads every head the first time, and whatever is not plain in a body; a head that
 comes again byte for byte, but for its length, is recognised (`answers.py`), and a plain body behind it is counted here.
-Knows no pool beyond whom it tells that it rests or is gone. Invariant: bytes that nobody asked for end the connection;
-they never reach the next request.
+Knows no other connection, only whom it tells that it rests or is gone. Invariant: bytes that nobody asked for end the
+connection; they never reach the next request.
 
 Longer than the guide: who takes the next bytes (parser, count, chunks) changes inside one answer, on one state.
 """
@@ -20,7 +20,7 @@ import httptools
 from proxy.core.headers import Block, Headers, get
 from proxy.upstream.answers import BODILESS
 from proxy.upstream.base import Loss
-from proxy.upstream.exchange import Pool, WireExchange
+from proxy.upstream.exchange import Connections, WireExchange
 from proxy.upstream.sockets import OUTGOING_PEER_TIMEOUT_SECONDS, watch_peer
 
 READ_BYTES = 262_144
@@ -72,16 +72,16 @@ class Connection(asyncio.Protocol):
         "_lane",
         "_learning",
         "_left",
+        "_owner",
         "_parser",
         "_poller",
-        "_pool",
         "_status",
         "_transport",
         "idle_since",
     )
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, owner: Connections) -> None:
+        self._owner = owner
         self._exchange: WireExchange | None = None
         self._transport: asyncio.Transport | None = None
         self._poller: select.poll | None = None
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             watch_peer(sock, OUTGOING_PEER_TIMEOUT_SECONDS)
-        self._pool.opened(self)
+        self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the answer."""
@@ -146,13 +146,13 @@ class Connection(asyncio.Protocol):
             else:
                 self._count(exchange, data)
         except Exception as error:  # a receiver raised: our own defect, not the upstream's
-            self._pool.report({"message": "receiver failed", "exception": error})
+            self._owner.report({"message": "receiver failed", "exception": error})
             self._fail("receiver failed")
 
     # -- answers whose heads are known
 
     def _begin_answer(self, exchange: WireExchange, data: bytes) -> None:
-        found = self._pool.heads.find(data)
+        found = self._owner.heads.find(data)
         if found is None:
             self._lane = _PARSER
             self._parse(data)
@@ -254,7 +254,7 @@ class Connection(asyncio.Protocol):
                 self._fail("no status that an answer has")
                 return
             # A receiver raised: our own defect, not the upstream's, and the parser hides it.
-            self._pool.report({"message": "receiver failed", "exception": error.__context__})
+            self._owner.report({"message": "receiver failed", "exception": error.__context__})
             self._fail("receiver failed")
             return
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -270,7 +270,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._transport = None
-        self._pool.closed(self)
+        self._owner.closed(self)
         exchange, self._exchange = self._exchange, None
         if exchange is None or exchange.is_over:
             return
@@ -322,7 +322,7 @@ class Connection(asyncio.Protocol):
         if status in BODILESS:
             self._has_length = True
         if self._learning is not None:
-            self._headers = self._pool.heads.learn(self._learning, status, self._headers, self._is_persistent)
+            self._headers = self._owner.heads.learn(self._learning, status, self._headers, self._is_persistent)
             self._learning = None
             self._is_chunked = type(self._headers) is Block and get(self._headers, "Content-Length") is None
         exchange = self._exchange
@@ -421,7 +421,7 @@ class Connection(asyncio.Protocol):
             # A paused connection would never notice that the server closes it.
             exchange.resume()
         if self._keep and self._is_persistent and not self._is_poisoned and self.is_usable:
-            self._pool.rest(self)
+            self._owner.rest(self)
         else:
             self.drop()
         if exchange is not None and not exchange.is_over:

@@ -1,4 +1,4 @@
-"""What stands on both sides of a connection to the upstream: the exchange that it serves, and the pool that it tells.
+"""What stands on both sides of a connection to the upstream: the exchange that it serves, and the edge that it tells.
 
 Owns an exchange's end: it has one. Knows no framing. Invariant: after its end or its abort a receiver hears nothing.
 """
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from proxy.upstream.connection import Connection
 
 
-class Pool(Protocol):
+class Connections(Protocol):
     """Whom a connection tells, and what the connections of one upstream share."""
 
     heads: KnownHeads

@@ -45,13 +45,18 @@ class HttpEdge:
             sock_connect=config.connect_timeout_seconds,
         )
         # Short idle time: a kept connection that the server closes just as a POST is written is an unknown outcome.
+        self._most_idle = config.max_connections
         self._kept = self._session(config.keepalive_seconds)
         self._fresh = self._session(0)
+        self._own = list(config.headers)
+        """The headers that every request carries, in the place of a client's of the same names."""
+        self._own_names = frozenset(name.lower() for name, _ in config.headers)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     def _session(self, keepalive_seconds: float) -> aiohttp.ClientSession:
         connector = _Connector(
+            self._most_idle,
             # aiohttp's default of 100 would block the 101st open stream without an error.
             limit=0,
             # aiohttp takes a time-out of 0 for its default.
@@ -91,6 +96,8 @@ class HttpEdge:
         exchange: "_HttpExchange",
     ) -> None:
         headers = request.all_headers
+        if self._own:
+            headers = [*(pair for pair in headers if pair[0].lower() not in self._own_names), *self._own]
         if any(mark in text for pair in headers for text in pair for mark in "\r\n\0"):
             # aiohttp refuses it as well, but with an error that may also mean a half-written request.
             exchange.lost(Loss.NOT_SENT, "a header value holds a line end or NUL")
@@ -99,7 +106,7 @@ class HttpEdge:
         try:
             response = await session.request(
                 request.method,
-                self._url,
+                self._url.with_path(request.path, encoded=True) if request.path else self._url,
                 data=(io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body) or None,
                 headers=headers,
                 allow_redirects=False,
@@ -194,6 +201,10 @@ class _Connector(aiohttp.TCPConnector):
     aiohttp looks whether a kept connection is open, not whether bytes wait on it: they would be the next answer.
     """
 
+    def __init__(self, most_idle: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._most_idle = most_idle
+
     async def _get(self, key: Any, traces: list[Any]) -> Any:
         for protocol, _ in self._conns.get(key, ()):
             if protocol.should_close or not _is_quiet(protocol):
@@ -201,7 +212,8 @@ class _Connector(aiohttp.TCPConnector):
         return await super()._get(key, traces)
 
     def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        closes = should_close or protocol.should_close or self._force_close
+        is_full = len(self._conns.get(key, ())) >= self._most_idle
+        closes = should_close or protocol.should_close or self._force_close or is_full
         if closes and key.is_ssl:
             # aiohttp's `close` waits for the server to say goodbye, half a minute for one that has stopped.
             protocol.abort()

@@ -1,14 +1,14 @@
 """Waiting for one upstream to come back: one reconnect loop, however many sessions wait.
 
-Owns the back-off and the pace at which waiting sessions are let go. Knows no session and no request. Invariants: while
-anybody waits for the upstream exactly one attempt or one timer is pending; whoever waits again after being let go
-belongs to the next attempt.
+Owns the back-off and the pace at which waiting sessions are let go. Knows no session, no request and no other upstream.
+Invariants: while anybody waits for the upstream exactly one attempt or one timer is pending; whoever waits again after
+being let go belongs to the next attempt.
 """
 
 from collections import deque
 from collections.abc import Callable
 
-from proxy.clock import Clock, run_all
+from proxy.clock import Clock, Timer, run_all
 from proxy.config import Upstream
 from proxy.observe.hooks import Observer, UpstreamLost, UpstreamRecovered
 from proxy.upstream.base import Edge
@@ -39,20 +39,42 @@ class Ticket:
 
 
 class Recovery:
-    """Lets waiters go once a connection to the upstream can be made."""
+    """Lets waiters go once a connection to the upstream can be made, or once they need not wait for it."""
 
-    def __init__(self, edge: Edge, config: Upstream, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        config: Upstream,
+        clock: Clock,
+        observer: Observer,
+        attempted: Callable[[bool], None] | None = None,
+    ) -> None:
         self._edge = edge
         self._config = config
         self._clock = clock
         self._observer = observer
+        self._attempted = attempted
+        """Told how each attempt went, before anybody is let go."""
         self._waiting: list[Ticket] = []
         self._paced: deque[Ticket] = deque()
         self._attempt = 0
         self._is_trying = False
+        self._is_watched = False
+        self._is_bypassed = False
+        self._timer: Timer | None = None
         self._is_pacing = False
         self._is_closed = False
         self._down_since: float | None = None
+
+    @property
+    def is_down(self) -> bool:
+        """Tell whether it refused a connection and has answered nothing since."""
+        return self._down_since is not None
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether anybody waits to be let go."""
+        return any(ticket.ready is not None for ticket in (*self._waiting, *self._paced))
 
     # -- queues
 
@@ -63,18 +85,47 @@ class Recovery:
         if len(self._waiting) % 64 == 0:
             self._waiting = [kept for kept in self._waiting if kept.ready is not None]
         self._waiting.append(ticket)
-        if not self._is_trying:
-            self._is_trying = True
-            # Not at once: the refusal that brought the caller here is fresh.
-            self._clock.call_later(self._delay(), self._try)
+        self._start_trying()
         return ticket
 
     def pace(self, ready: Callable[[], None]) -> Ticket:
         """Call *ready* in its turn, without asking the upstream: for work that no client waits for."""
+        if self.is_down:
+            # It would only be refused, and lose its place in the queue by it.
+            return self.wait(ready, live=False)
         ticket = Ticket(ready, is_live=False)
         self._paced.append(ticket)
         self._start_pacing()
         return ticket
+
+    def watch(self) -> None:
+        """Try until a connection can be made, though nobody may wait here: waiters elsewhere want to know."""
+        self._is_watched = True
+        self._start_trying()
+
+    def unwatch(self) -> None:
+        """Try no longer than somebody waits."""
+        self._is_watched = False
+        if not any(ticket.ready is not None for ticket in self._waiting):
+            self._stop_trying()
+
+    def release(self, most: int | None = None) -> int:
+        """Let the waiters go, or *most* of them, live ones first: they choose again where to go.
+
+        The live ones go at once, the others in their turn. Returns how many went.
+        """
+        waiting = [ticket for ticket in self._waiting if ticket.ready is not None]
+        waiting.sort(key=lambda ticket: not ticket.is_live)
+        count = len(waiting) if most is None else min(most, len(waiting))
+        going, self._waiting = waiting[:count], waiting[count:]
+        if not self._waiting and not self._is_watched:
+            self._stop_trying()
+        self._let_go(going)
+        return count
+
+    def bypass(self, is_bypassed: bool) -> None:
+        """Ask no longer, or again: while others can be had, who waits goes after the usual delay and chooses again."""
+        self._is_bypassed = is_bypassed
 
     # -- what is known of the upstream
 
@@ -108,8 +159,28 @@ class Recovery:
         # Full steps would let several proxies knock in step.
         return base * (0.75 + 0.5 * self._clock.jitter())
 
+    def _start_trying(self) -> None:
+        if not self._is_trying:
+            self._is_trying = True
+            # Not at once: the refusal that brought the caller here is fresh.
+            self._timer = self._clock.call_later(self._delay(), self._try)
+
+    def _stop_trying(self) -> None:
+        # An attempt under way goes on, and its outcome ends the loop.
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._is_trying = False
+
     def _try(self) -> None:
-        if not self._is_closed:
+        self._timer = None
+        if self._is_closed:
+            return
+        if self._is_bypassed:
+            self._is_trying = False
+            self._attempt = min(self._attempt + 1, _MOST_ATTEMPTS)
+            self.release()
+        else:
             self._edge.reach(self._tried)
 
     def _tried(self, reached: bool) -> None:
@@ -117,14 +188,23 @@ class Recovery:
             return
         # Counted on success too: who accepts connections may still answer 503, and `alive` sets it back.
         self._attempt = min(self._attempt + 1, _MOST_ATTEMPTS)
-        if not reached:
-            self._clock.call_later(self._delay(), self._try)
-            return
-        self._is_trying = False
-        waiting, self._waiting = self._waiting, []
-        self._paced.extend(ticket for ticket in waiting if not ticket.is_live)
+        try:
+            if self._attempted is not None:
+                # Whoever is told may let the waiters go elsewhere.
+                self._attempted(reached)
+        finally:
+            self._is_trying = False
+            if reached:
+                self._is_watched = False
+                waiting, self._waiting = self._waiting, []
+                self._let_go(waiting)
+            elif self._is_watched or any(ticket.ready is not None for ticket in self._waiting):
+                self._start_trying()
+
+    def _let_go(self, tickets: list[Ticket]) -> None:
+        self._paced.extend(ticket for ticket in tickets if not ticket.is_live)
         self._start_pacing()
-        run_all(ticket.call for ticket in waiting if ticket.is_live)
+        run_all(ticket.call for ticket in tickets if ticket.is_live)
 
     def _start_pacing(self) -> None:
         if self._paced and not self._is_pacing:

@@ -1,9 +1,9 @@
 """The upstream edge at protocol level: connections of our own instead of a library's client.
 
-Owns the pool of connections to one upstream and what is written on them; their framing is `connection.py`'s. Knows no
-session. Invariants: a call is written at
-most once; a connection is used again only after a whole answer with nothing behind it, so bytes of one answer can
-never reach another request; what breaks before the first byte of a request was written counts as not sent.
+Owns the connections to one upstream and what is written on them; their framing is `connection.py`'s. Knows no session.
+Invariants: a call is written at most once; a connection is used again only after a whole answer with nothing behind
+it, so bytes of one answer can never reach another request; what breaks before the first byte of a request was written
+counts as not sent; a header of this upstream's own reaches no other one.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from proxy.clock import SystemClock
 from proxy.config import Upstream
-from proxy.core.headers import Block, Headers, render
+from proxy.core.headers import REQUEST_ID, Block, Headers, render
 from proxy.upstream.answers import KnownHeads
 from proxy.upstream.base import Exchange, Loss, Receiver, UpstreamRequest
 from proxy.upstream.connection import Connection
@@ -32,7 +32,13 @@ class WireEdge:
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if is_tls else 80)
         self._ssl = client_context(config) if is_tls else None
-        self._target = f"{parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
+        self._protocol = f" HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
+        self._target = (parts.path or "/").encode() + self._protocol
+        self._own = render(list(config.headers))
+        """The headers that every request carries, in the place of a client's of the same names."""
+        self._own_names = frozenset(name.lower() for name, _ in config.headers)
+        self._has_own_id = REQUEST_ID.lower() in self._own_names
+        self._most_idle = config.max_connections
         self._connect_timeout = config.connect_timeout_seconds
         self._keepalive = config.keepalive_seconds
         self.heads = KnownHeads()
@@ -150,6 +156,8 @@ class WireEdge:
             return
         connection.idle_since = self._loop.time()
         self._idle.append(connection)
+        if len(self._idle) > self._most_idle:
+            self._idle.popleft().drop()
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(self._keepalive, self._sweep)
 
@@ -163,15 +171,27 @@ class WireEdge:
             self._sweeper = self._loop.call_later(max(delay, 0.01), self._sweep)
 
     def _head(self, request: UpstreamRequest) -> bytes:
-        fields = _rendered(request.headers)
-        if request.correlation_id:
+        fields = self._fields(request.headers) if self._own else _rendered(request.headers)
+        if request.correlation_id and not self._has_own_id:
             fields += b"X-Request-Id: %b\r\n" % request.correlation_id.encode()
         if request.fresh:
             fields += b"Connection: close\r\n"
         method = request.method
+        target = request.path.encode() + self._protocol if request.path else self._target
         if method == "POST" or request.body:
-            return b"%b %b%bContent-Length: %d\r\n\r\n" % (method.encode(), self._target, fields, len(request.body))
-        return b"%b %b%b\r\n" % (method.encode(), self._target, fields)
+            return b"%b %b%bContent-Length: %d\r\n\r\n" % (method.encode(), target, fields, len(request.body))
+        return b"%b %b%b\r\n" % (method.encode(), target, fields)
+
+    def _fields(self, headers: Headers) -> bytes:
+        known = headers.rendered if type(headers) is Block else None
+        # Other upstreams are sent the same block: what they made of it holds their own headers, or none.
+        if type(known) is tuple and known[0] is self._own:
+            fields: bytes = known[1]
+            return fields
+        fields = render([pair for pair in headers if pair[0].lower() not in self._own_names]) + self._own
+        if type(headers) is Block:
+            headers.rendered = (self._own, fields)
+        return fields
 
 
 class _Deadline:

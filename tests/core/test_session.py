@@ -1,25 +1,22 @@
-"""The session's state tables, what it remembers for a rebuild, and the ids of server requests."""
+"""The session's state tables, its bindings and their generations, and what it remembers for a rebuild."""
 
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proxy.core.ids import Generation, SessionId
 from proxy.core.revision import for_session
 from proxy.core.session import (
     BINDING,
     RECORD_FORMAT,
-    SERVER_REQUESTS,
     SESSION,
     Binding,
     BindingEvent,
     BindingState,
     Command,
     Rest,
-    ServerRequests,
     Session,
     SessionEvent,
     SessionState,
@@ -36,6 +33,9 @@ IMPOSSIBLE = {
     *product((B.UNBOUND, B.BOUND, B.LOST), (E.BUILT, E.FAILED, E.DENIED)),
     # The client's own handshake is answered once, before anything else.
     *product((B.BINDING, B.BOUND, B.LOST), (E.ADOPTED,)),
+    # One that drains has been replaced: nobody needs it, and it is neither made anew nor parked.
+    *product((B.DRAINING,), (E.ADOPTED, E.NEEDED, E.BUILT, E.FAILED, E.DENIED, E.IDLE, E.REPLACED)),
+    *product((B.UNBOUND, B.BINDING, B.BOUND, B.LOST), (E.FINISHED,)),
 }
 
 
@@ -128,12 +128,15 @@ def test_commands_belong_to_the_change_of_state(state: BindingState, event: Bind
     assert (C.RAISE_GENERATION in commands) == (entered is B.BOUND)
     assert (C.TELL_RESYNC in commands) == (left == {B.BINDING} and to is B.BOUND)
     assert (C.SEND_WAITING in commands) == (left == {B.BINDING} and to is B.BOUND)
-    assert (C.FAIL_WAITING in commands) == (left == {B.BINDING} and to is not B.BOUND and event is not E.DENIED)
+    assert (C.FAIL_WAITING in commands) == (
+        left == {B.BINDING} and to is not B.BOUND and event not in (E.DENIED, E.REPLACED)
+    )
     assert (C.FAIL_DENIED in commands) == (event is E.DENIED)
-    assert (C.STOP_REBUILD in commands) == (left == {B.BINDING} and event in (E.IDLE, E.CLOSED))
-    assert (C.CLOSE_SERVER_REQUESTS in commands) == (left == {B.BOUND})
-    assert (C.END_UPSTREAM in commands) == (left == {B.BOUND} and to is B.UNBOUND)
-    assert (C.CLOSE_STANDALONE in commands) == (left <= {B.BOUND, B.BINDING} and bool(left) and to is not B.BOUND)
+    assert (C.STOP_REBUILD in commands) == (left == {B.BINDING} and event in (E.IDLE, E.CLOSED, E.REPLACED))
+    had_upstream = bool(left & {B.BOUND, B.DRAINING}) and to is not B.DRAINING
+    assert (C.CLOSE_SERVER_REQUESTS in commands) == had_upstream
+    assert (C.END_UPSTREAM in commands) == (had_upstream and to is B.UNBOUND)
+    assert (C.CLOSE_STANDALONE in commands) == (had_upstream or (left == {B.BINDING} and to is not B.BOUND))
     assert (C.REBUILD_IF_WANTED in commands) == (left == {B.BOUND} and to is B.LOST)
     assert (C.REOPEN_LATER in commands) == (event is E.FAILED)
 
@@ -185,12 +188,90 @@ def test_a_new_session_is_a_record_of_the_present_format() -> None:
     assert session.binding.upstream == "default"
 
 
-def test_requests_go_to_the_last_binding() -> None:
-    """A session may hold several bindings; the newest is the present one."""
-    session = make_session()
-    session.bind_anew("other")
+def bound(session: Session, upstream: str) -> Binding:
+    """Put a binding of its own in the place of the present one, as a move does."""
+    binding = Binding(upstream)
+    session.binding.receive(E.REPLACED)
+    session.replace(binding)
+    binding.receive(E.ADOPTED, session.next_generation())
+    return binding
 
-    assert session.binding.upstream == "other"
+
+def test_a_replaced_binding_stays_while_it_drains() -> None:
+    """New requests go to the one that took its place; it is forgotten when it is dropped."""
+    session = make_session()
+    session.binding.receive(E.ADOPTED)
+    first = session.binding
+    second = bound(session, "other")
+
+    assert session.bindings == (first, second)
+    assert (first.state, session.binding) == (B.DRAINING, second)
+
+    session.drop(first)
+
+    assert session.bindings == (second,)
+
+
+def test_a_replaced_binding_without_upstream_session_is_forgotten_at_once() -> None:
+    """There is nothing in it that could drain."""
+    session = make_session()
+    second = bound(session, "other")
+
+    assert session.bindings == (second,)
+
+
+def test_generations_rise_across_bindings() -> None:
+    """Two upstream sessions of one session never share a number, also when they are made at the same time."""
+    session = make_session()
+    session.binding.receive(E.ADOPTED, session.next_generation())
+    rebuilt, moved = session.next_generation(), session.next_generation()
+
+    assert (session.binding.generation, rebuilt, moved) == (1, 2, 3)
+    assert bound(session, "other").generation == 4
+
+
+def test_the_number_of_an_upstream_session_that_did_not_come_about_is_given_again() -> None:
+    """Only the last one given: an older one may have been passed by."""
+    session = make_session()
+    first, second = session.next_generation(), session.next_generation()
+    session.return_generation(first)
+
+    assert session.next_generation() == second + 1
+
+    session.return_generation(Generation(second + 1))
+
+    assert session.next_generation() == second + 1
+
+
+def test_a_generation_that_does_not_rise_is_refused() -> None:
+    """What is scoped by it would mix with what is older; nothing changes."""
+    binding = binding_in(B.UNBOUND)
+
+    with pytest.raises(IllegalTransition, match="generation 3 after 3"):
+        binding.receive(E.ADOPTED, Generation(3))
+
+    assert (binding.state, binding.generation) == (B.UNBOUND, 3)
+
+
+def test_a_session_closes_what_a_lost_upstream_session_asked() -> None:
+    """Also before anything was asked: then there is nothing to close."""
+    session = make_session()
+    session.close_server_requests(Generation(1))
+    session.server_requests.admit(1, Generation(1))
+    session.close_server_requests(Generation(1))
+
+    assert session.server_requests.answer(1) == (0, 1)
+
+
+def test_running_tasks_are_known_by_their_generation() -> None:
+    """None in a new session; the table is made by its first use."""
+    session = make_session()
+
+    assert not session.has_tasks
+
+    session.tasks = {"t": Generation(1)}
+
+    assert session.has_tasks
 
 
 def test_server_requests_are_made_once() -> None:
@@ -283,122 +364,3 @@ def test_only_its_owner_reads_an_owned_session(owner: str | None, reader: str | 
     session.principal = owner
 
     assert may_read(session, reader) is may
-
-
-# -- server requests
-
-
-class ServerRequestModel(RuleBasedStateMachine):
-    """Server requests of several generations against a plain list of (shown, generation, id)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests = ServerRequests()
-        self.open: dict[tuple[type, object], tuple[int, object]] = {}
-
-    ids = st.integers(0, 2) | st.sampled_from(["0", "1", "2", "mcp-session-proxy-2-1", "mcp-session-proxy-3-2"])
-    generations = st.integers(1, 3).map(Generation)
-
-    @rule(upstream_id=ids, generation=generations)
-    def admit(self, upstream_id: int | str, generation: Generation) -> None:
-        """A request comes from an upstream session, perhaps for the second time."""
-        shown = self.requests.admit(upstream_id, generation)
-        known = self.open.setdefault((type(shown), shown), (generation, upstream_id))
-
-        assert known == (generation, upstream_id), "two requests are shown alike"
-        assert type(known[1]) is type(upstream_id)
-
-    @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
-        """The client answers one of what it was shown, or something it never saw."""
-        choices = [shown for _, shown in self.open] + [99, "99"]
-        shown = data.draw(st.sampled_from(choices))
-        expected = self.open.pop((type(shown), shown), None)
-
-        got = self.requests.answer(shown)
-
-        assert got == expected
-        if got is not None and expected is not None:
-            assert type(got[1]) is type(expected[1])
-
-    @rule(generation=generations)
-    def close(self, generation: Generation) -> None:
-        """An upstream session is gone: its requests stay open for the client and lead to no generation."""
-        self.requests.close(generation)
-        for key, (owner, upstream_id) in self.open.items():
-            if owner == generation:
-                self.open[key] = (0, upstream_id)
-
-    @rule(upstream_id=ids, generation=generations)
-    def answer_unseen(self, upstream_id: int | str, generation: Generation) -> None:
-        """An answer counts once: what was answered is not open any more."""
-        shown = self.requests.admit(upstream_id, generation)
-        self.open.pop((type(shown), shown), None)
-        self.requests.answer(shown)
-
-        assert self.requests.answer(shown) is None
-
-    @invariant()
-    def ids_differ_only_where_they_could_meet(self) -> None:
-        """An id changes only where the same one is, or was, open for another request."""
-        for (_, shown), (_, upstream_id) in self.open.items():
-            assert shown == upstream_id or str(shown).startswith("mcp-session-proxy-")
-
-
-TestServerRequests = ServerRequestModel.TestCase
-
-
-def test_one_and_text_one_are_two_requests() -> None:
-    """The ids 1 and "1" are open side by side and answered by their type."""
-    requests = ServerRequests()
-    requests.admit(1, Generation(1))
-    requests.admit("1", Generation(2))
-
-    assert requests.answer("1") == (2, "1")
-    assert requests.answer(1) == (1, 1)
-
-
-def test_a_request_told_twice_has_one_name() -> None:
-    """A renamed request that the upstream sends again is shown under the same name."""
-    requests = ServerRequests()
-    assert requests.admit(1, Generation(1)) == 1
-    renamed = requests.admit(1, Generation(2))
-
-    assert renamed != 1
-    assert requests.admit(1, Generation(2)) == renamed
-    assert requests.answer(renamed) == (2, 1)
-    assert requests.answer(1) == (1, 1)
-
-
-def test_a_name_of_the_proxy_that_is_taken_is_passed_over() -> None:
-    """An upstream that uses the proxy's own names gets no two requests shown alike."""
-    requests = ServerRequests()
-    taken = requests.admit("mcp-session-proxy-2-1", Generation(1))
-    requests.admit(1, Generation(1))
-
-    assert requests.admit(1, Generation(2)) == "mcp-session-proxy-2-2"
-    assert requests.answer(taken) == (1, "mcp-session-proxy-2-1")
-
-
-def test_a_closed_request_keeps_its_name_taken() -> None:
-    """A lost session's open id is not given to a request of the next one, and its answer goes nowhere."""
-    session = make_session()
-    session.close_server_requests(Generation(1))
-    session.server_requests.admit(1, Generation(1))
-    session.server_requests.admit(2, Generation(2))
-    session.close_server_requests(Generation(1))
-
-    assert session.server_requests.admit(1, Generation(2)) != 1
-    assert session.server_requests.answer(1) == (0, 1)
-    assert session.server_requests.answer(2) == (2, 2)
-
-
-def test_unanswered_requests_are_bounded() -> None:
-    """Beyond the bound the oldest is forgotten, and only that one."""
-    requests = ServerRequests()
-    for number in range(SERVER_REQUESTS + 1):
-        requests.admit(number, Generation(1))
-
-    assert requests.answer(0) is None
-    assert requests.answer(1) == (1, 1)
-    assert requests.answer(SERVER_REQUESTS) == (1, SERVER_REQUESTS)

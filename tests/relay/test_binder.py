@@ -1,8 +1,15 @@
 """One session's binding: single flight, credentials, and who is told when it cannot be had."""
 
+from typing import Any
+
+import pytest
+
+from proxy.core import headers as h
 from proxy.core.ids import Generation
 from proxy.core.session import BindingState, CloseReason
-from support.scenes import Scene, break_off, reason, result
+from proxy.upstream.base import Loss
+from support.fakes import FakeSink, initialize_answer, open_session, post, request_body, result_body
+from support.scenes import PoolScene, Scene, break_off, message, progress, reason, result, server_request
 
 
 def test_ten_refused_requests_make_one_rebuild():
@@ -250,3 +257,466 @@ def test_a_call_refused_during_a_silence_check_is_sent_again():
 
     assert [refused.json()["id"], waiting.json()["id"]] == [2, 3]
     assert reason(silent) == "upstream_session_lost"
+
+
+# -- failover: its member is gone, another one of the pool takes the session
+
+
+def _gone(scene: PoolScene, name: str = "a", *, seconds: float = 5.0) -> None:
+    """Let a member refuse everything until it is ejected."""
+    edge = scene.at(name)
+    edge.reachable = False
+    until = scene.clock.now() + seconds
+    while scene.member(name).is_available and scene.clock.now() < until:
+        for attempt in edge.open:
+            if not attempt.has_head:
+                attempt.refuse()
+            elif attempt.is_open:
+                break_off(attempt)
+        scene.clock.advance(0.1)
+    assert not scene.member(name).is_available, f"{name} is not ejected"
+
+
+def test_a_restart_in_place_is_no_failover():
+    """Back before it is ejected, the member gets its session again: the others are not even asked."""
+    scene = PoolScene(eject_after_seconds=1.0)
+    sink = scene.call(1)
+    scene.at("a").reachable = False
+    scene.at("a").last.refuse()
+    scene.at("a").one(rpc="initialize").refuse()
+    scene.clock.advance(0.6)
+    scene.at("a").reachable = True
+    scene.clock.advance(0.2)
+    scene.serve("a", "up-2")
+    scene.at("a").one(rpc="tools/call").json()
+
+    assert (sink.messages or [sink.json()]) == [result(1)]
+    assert scene.relay.leg.member.name == "a"
+    assert scene.at("b").attempts == []
+    assert scene.observer.of("session_failed_over") == scene.observer.of("upstream_ejected") == []
+    assert [record.upstream for record in scene.observer.of("session_rebuilt")] == ["a"]
+
+
+def test_a_session_goes_to_another_member_when_its_own_is_ejected():
+    """Waited for until then, rebuilt once on the other one, and every waiting call is sent there, once."""
+    scene = PoolScene(eject_after_seconds=1.0)
+    sinks = [scene.call(number) for number in range(5)]
+    _gone(scene)
+    late = scene.call(5)
+
+    assert len(scene.at("b").find(rpc="initialize")) == 1
+
+    scene.serve("b")
+    sent = scene.at("b").find(rpc="tools/call")
+
+    assert sorted(attempt.message["id"] for attempt in sent) == list(range(6))
+    assert {attempt.upstream_id for attempt in sent} == {"up-2"}
+
+    for attempt in sent:
+        attempt.json()
+
+    assert all(sink.is_over for sink in [*sinks, late])
+    assert scene.relay.session.binding.generation == 2
+    assert (scene.member("a").sessions, scene.member("b").sessions) == (0, 1)
+    assert len(scene.at("b").find(rpc="initialize", is_open=False)) == 1
+    scene.assert_nothing_is_left()
+
+
+def test_what_the_client_set_up_follows_it():
+    """Handshake, log level, subscriptions and the standalone stream are there on the other member; then the resync."""
+    scene = PoolScene(promises=("tools", "resources", "subscribe"))
+    listening = scene.listening()
+    scene.call("s", "resources/subscribe", {"uri": "file:///a"})
+    scene.at("a").one(rpc="resources/subscribe").json()
+    scene.call("l", "logging/setLevel", {"level": "debug"})
+    scene.at("a").one(rpc="logging/setLevel").json()
+    scene.call(1)
+    _gone(scene)
+    scene.serve("b", get_status=200)
+
+    assert [attempt.rpc or attempt.method for attempt in scene.at("b").attempts] == [
+        "initialize",
+        "notifications/initialized",
+        "GET",
+        "logging/setLevel",
+        "resources/subscribe",
+        "tools/call",
+    ]
+    assert [told["method"] for told in listening.messages] == [
+        "notifications/tools/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+    ]
+
+    scene.at("b").one(method="GET").frame(message("notifications/message", n=1))
+
+    assert listening.messages[-1]["params"] == {"n": 1}
+    assert not listening.is_over
+
+
+def test_an_observer_is_told_of_a_failover_as_such():
+    """Where from, where to, under which number, after how long; no second record says that it was rebuilt."""
+    scene = PoolScene()
+    scene.call(1)
+    started = scene.clock.now()
+    _gone(scene)
+    scene.serve("b")
+    (record,) = scene.observer.of("session_failed_over")
+
+    assert (record.upstream, record.previous, record.generation) == ("b", "a", 2)
+    assert record.waited_seconds == scene.clock.now() - started
+    assert scene.observer.of("session_rebuilt") == []
+    assert [each.upstream for each in scene.observer.of("upstream_ejected")] == ["a"]
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_a_call_that_may_have_run_there(is_safe: bool):
+    """One that reads is sent again on the other member under its own id; any other ends as unknown, at once."""
+    scene = PoolScene()
+    sink = scene.call(1, "resources/read" if is_safe else "tools/call")
+    running = scene.at("a").last
+    scene.call(2)
+    scene.at("a").last.refuse()
+    break_off(running)
+    if not is_safe:
+        assert reason(sink) == "connection_broken"
+    _gone(scene)
+    scene.serve("b")
+
+    again = [attempt for attempt in scene.at("b").open if attempt.message["id"] == 1]
+    assert [attempt.rpc for attempt in again] == (["resources/read"] if is_safe else [])
+
+    for attempt in again:
+        attempt.json()
+
+    assert sink.is_over
+
+
+def test_a_server_request_of_the_lost_member_is_answered_nowhere():
+    """The other member never asked; the drop is recorded."""
+    scene = PoolScene()
+    scene.listening()
+    scene.at("a").one(method="GET").frame(server_request(1))
+    scene.call(1)
+    _gone(scene)
+    scene.serve("b", get_status=200)
+    before = len(scene.at("b").attempts)
+
+    assert scene.respond(1).status == 202
+    assert len(scene.at("b").attempts) == before
+    assert len(scene.observer.of("answer_dropped")) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(422, b"{}"), (404, b""), (200, b"<html>"), (200, initialize_answer("2025-06-18"))],
+    ids=["422", "404", "html", "version"],
+)
+def test_a_member_that_does_not_take_the_session_is_passed_over(status: int, body: bytes):
+    """The next one is asked at once; the call is answered there, and the one that refused is tried no more for it."""
+    scene = PoolScene(upstreams=("a", "b", "c"))
+    sink = scene.call(1)
+    _gone(scene)
+    (first,) = [name for name in "bc" if scene.at(name).find(rpc="initialize")]
+    (second,) = {"b", "c"} - {first}
+    scene.at(first).one(rpc="initialize").answer(status, [("Content-Type", "application/json")], body)
+    scene.serve(second)
+    scene.at(second).one(rpc="tools/call").json()
+
+    assert (sink.messages or [sink.json()]) == [result(1)]
+    assert scene.relay.leg.member.name == second
+    assert scene.at(first).open == []
+    assert [record.upstream for record in scene.observer.of("rebuild_failed")] == [first]
+
+
+def test_the_same_member_is_asked_first_although_it_lost_the_session():
+    """A server that answers 404 is there: it is asked before others, and passed over only if it refuses."""
+    scene = PoolScene()
+    sink = scene.call(1)
+    scene.lose_session(scene.at("a").last)
+    scene.at("a").one(rpc="initialize").answer(422)
+    scene.serve("b")
+    scene.at("b").one(rpc="tools/call").json()
+
+    assert sink.json() == result(1)
+
+
+def test_a_session_that_nobody_takes_is_kept_and_tried_again():
+    """A clear error that says who refused it and why; the next request tries again, and finds one that takes it."""
+    scene = PoolScene()
+    sink = scene.call(1)
+    scene.lose_session(scene.at("a").last)
+    scene.at("a").one(rpc="initialize").answer(422)
+    scene.at("b").one(rpc="initialize").json(200, initialize_answer("2025-06-18"), [(h.SESSION_ID, "up-9")])
+    data = sink.json()["error"]["data"]
+
+    assert (reason(sink), data["outcome"]) == ("version_mismatch", "not_run")
+    assert [(each["upstream"], each["reason"]) for each in data["refused"]] == [
+        ("a", "rebuild_refused"),
+        ("b", "version_mismatch"),
+    ]
+    assert scene.relay.session.binding.state is BindingState.LOST
+    assert scene.registry.find(scene.relay.session.id) is scene.relay
+    assert scene.at("b").one(method="DELETE").upstream_id == "up-9"
+
+    again = scene.call(2)
+    (name,) = [name for name in "ab" if scene.at(name).find(rpc="initialize")]
+    scene.serve(name, "up-3")
+    scene.at(name).one(rpc="tools/call").json()
+
+    assert again.json() == result(2)
+    assert scene.relay.session.binding.generation == 2
+
+
+def test_a_reader_of_a_session_that_nobody_takes_has_it_tried_again():
+    """Without a request, a while later, while its stream stays open."""
+    scene = PoolScene()
+    listening = scene.listening()
+    scene.call(1)
+    scene.lose_session(scene.at("a").one(rpc="tools/call"))
+    for name in "ab":
+        scene.at(name).one(rpc="initialize").answer(422)
+
+    assert not listening.is_over
+
+    scene.clock.advance(5.0)
+
+    assert sum(len(scene.at(name).find(rpc="initialize")) for name in "ab") == 1
+
+
+def test_a_member_that_wants_other_credentials_parks_the_session():
+    """Its 401 is the live request's answer; the next one's credentials are tried, on whichever member is well."""
+    scene = PoolScene()
+    sink = scene.call(1)
+    _gone(scene)
+    scene.at("b").one(rpc="initialize").answer(401, [("WWW-Authenticate", "Bearer")])
+
+    assert scene.relay.session.binding.state is BindingState.UNBOUND
+    assert sink.status == 401 or reason(sink) == "http_status"
+
+    again = scene.call(2, headers=[("Authorization", "Bearer new")])
+
+    assert scene.at("b").one(rpc="initialize").header("Authorization") == "Bearer new"
+
+    scene.serve("b")
+    scene.at("b").one(rpc="tools/call").json()
+
+    assert again.json() == result(2)
+
+
+def test_each_of_several_sessions_is_rebuilt_once():
+    """All of a member that is gone go elsewhere, each by one handshake and with its own client's credentials."""
+    scene = PoolScene()
+    others = [
+        open_session(
+            scene.registry, upstream_id=f"up-{name}", headers=[("Authorization", f"Bearer {name}")],
+            member=scene.member("a"),
+        )
+        for name in "xyz"
+    ]  # fmt: skip
+    sinks: list[FakeSink] = []
+    for number, relay in enumerate([scene.relay, *others]):
+        own = [("Authorization", f"Bearer {number}")]
+        sinks.extend(post(relay, request_body("tools/call", each), headers=own) for each in (1, 2))
+    _gone(scene)
+    handshakes = scene.at("b").find(rpc="initialize")
+
+    assert sorted(attempt.header("Authorization") or "" for attempt in handshakes) == [
+        f"Bearer {number}" for number in range(4)
+    ]
+
+    for number, attempt in enumerate(handshakes):
+        attempt.json(200, initialize_answer(), [(h.SESSION_ID, f"new-{number}")])
+    scene.serve("b")
+    sent = scene.at("b").find(rpc="tools/call")
+
+    assert len({(attempt.upstream_id, attempt.message["id"]) for attempt in sent}) == len(sent) == 8
+
+    for attempt in sent:
+        attempt.json()
+
+    assert all(sink.is_over for sink in sinks)
+    assert (scene.member("a").sessions, scene.member("b").sessions) == (0, 4)
+
+
+def test_a_session_with_a_running_call_leaves_an_ejected_member_that_lives():
+    """Ejected for its errors it still runs the call to its end; new requests go to the other one at once."""
+    scene = PoolScene(eject_after_seconds=0.0, errors=1)
+    sink, attempt = scene.streaming(1, progress(1))
+    scene.call(2)
+    scene.at("a").last.answer(500)
+    scene.serve("b")
+    scene.call(3)
+    scene.at("b").one(rpc="tools/call").json()
+    attempt.frame(result(1))
+
+    assert sink.messages == [progress(1), result(1)]
+    assert scene.relay.leg.member.name == "b"
+    assert [each.upstream_id for each in scene.at("a").find(method="DELETE", is_open=False)] == ["up-1"]
+
+
+def test_all_members_down_for_less_than_the_wait():
+    """The calls wait for whichever comes back first, and are answered there."""
+    scene = PoolScene(rebuild_wait_seconds=30.0)
+    sink = scene.call(1)
+    for edge in scene.edges:
+        edge.reachable = False
+    _gone(scene)
+    for _ in range(60):
+        for edge in scene.edges:
+            for attempt in edge.open:
+                attempt.refuse()
+        scene.clock.advance(0.1)
+
+    assert sink.messages == []
+
+    scene.at("b").reachable = True
+    scene.clock.advance(3.0)
+    for attempt in scene.at("a").open:
+        attempt.refuse()
+    scene.clock.advance(1.0)
+    scene.serve("b")
+    scene.at("b").one(rpc="tools/call").json()
+
+    assert sink.messages == [result(1)]
+
+
+def test_all_members_down_for_longer():
+    """A clear error that the call did not run; the session is kept, and its next call is answered when one is back."""
+    scene = PoolScene(rebuild_wait_seconds=3.0)
+    sink = scene.call(1)
+    for edge in scene.edges:
+        edge.reachable = False
+    for _ in range(100):
+        for edge in scene.edges:
+            for attempt in edge.open:
+                attempt.refuse()
+        scene.clock.advance(0.1)
+
+    assert reason(sink) == "unreachable"
+
+    again = scene.call(2)
+    scene.at("b").reachable = True
+    for _ in range(29):
+        for attempt in scene.at("a").open:
+            attempt.refuse()
+        scene.serve("b")
+        scene.clock.advance(0.1)
+    scene.at("b").one(rpc="tools/call").json()
+
+    assert again.messages == [result(2)]
+
+
+@pytest.mark.parametrize("how", ["silent", "503", "broken"])
+def test_a_member_that_hangs_in_the_handshake_is_left(how: str):
+    """It accepts connections and does not serve: the session does not stay with it while another one is well."""
+    scene = PoolScene(rebuild_wait_seconds=60.0, ping_timeout_seconds=2.0, eject_after_seconds=0.0, errors=2)
+    scene.at("a").reachable = True
+    sink = scene.call(1)
+    scene.lose_session(scene.at("a").last)
+    for _ in range(400):
+        for attempt in scene.at("a").find(rpc="initialize"):
+            if how == "503":
+                attempt.answer(503)
+            elif how == "broken":
+                break_off(attempt)
+        scene.clock.advance(0.1)
+        if scene.at("b").attempts or how == "broken":
+            break
+    if how == "broken":
+        # One broken connection says nothing of its health: it is asked again.
+        scene.clock.advance(1.0)
+        scene.serve("a")
+        scene.at("a").one(rpc="tools/call").json()
+    else:
+        scene.serve("b")
+        scene.at("b").one(rpc="tools/call").json()
+
+    assert (sink.messages or [sink.json()]) == [result(1)]
+
+
+def test_a_failover_that_is_closed_leaves_nothing():
+    """Closed while the other member is asked: the half made upstream session is ended, all waiting calls have ends."""
+    scene = PoolScene()
+    listening = scene.listening()
+    sink = scene.call(1)
+    _gone(scene)
+    scene.at("b").one(rpc="initialize").json(200, initialize_answer(), [(h.SESSION_ID, "up-2")])
+    scene.relay.close(CloseReason.DELETED)
+
+    assert reason(sink) == "closed_unsent"
+    assert listening.finished
+    assert [each.upstream_id for each in scene.at("b").find(method="DELETE", is_open=False)] == ["up-2"]
+    scene.assert_nothing_is_left()
+
+
+def test_a_connection_that_cannot_be_had_is_no_loss_of_the_session():
+    """Not made for a reason of our own: the session is still there, and the call waits for a connection."""
+    scene = PoolScene()
+    sink = scene.call(1)
+    scene.at("a").reachable = True
+    scene.at("a").last.lost(Loss.NOT_SENT)
+    scene.clock.advance(0.5)
+    again = scene.at("a").one(rpc="tools/call")
+    again.json()
+
+    assert (again.upstream_id, sink.json()) == ("up-1", result(1))
+    assert scene.relay.session.binding.generation == 1
+
+
+def test_a_session_without_ids_fails_over_like_any_other():
+    """Nothing but the refused connection says that it is lost."""
+    scene = PoolScene(upstream_id=None)
+    sink = scene.call(1)
+    _gone(scene)
+    scene.serve("b", None)
+    sent = scene.at("b").one(rpc="tools/call")
+    sent.json()
+
+    assert sent.upstream_id is None
+    assert (sink.messages or [sink.json()]) == [result(1)]
+
+
+def test_a_stream_of_the_lost_member_goes_on_as_long_as_it_does():
+    """A server that stops listening may still finish what it runs; the client's answer is that one."""
+    scene = PoolScene()
+    sink, attempt = scene.streaming(1, progress(1))
+    scene.call(2)
+    scene.at("a").last.refuse()
+    scene.at("a").reachable = False
+    for each in scene.at("a").find(rpc="initialize"):
+        each.refuse()
+    scene.clock.advance(2.0)
+    scene.serve("b")
+    attempt.data(b"data: " + result_body(1) + b"\n\n")
+
+    assert sink.messages == [progress(1), result(1)]
+    assert scene.member("a").gate.running == 0
+
+
+def test_waiting_in_a_move_starts_nothing():
+    """What belongs to a binding that a move makes is sent with the switch; the present one is not rebuilt for it."""
+    scene = PoolScene()
+    scene.move()
+    sent: list[str] = []
+
+    class Waiting:
+        headers = ()
+
+        def queued(self) -> None:
+            sent.append("queued")
+
+        def send(self) -> None:
+            sent.append("sent")
+
+        def refuse(self, refusal: Any) -> None:
+            sent.append("refused")
+
+    scene.relay.binder.await_switch(Waiting())
+
+    assert sent == ["queued"]
+    assert scene.relay.session.binding.state is BindingState.BOUND
+
+    scene.serve("b")
+
+    assert sent == ["queued", "sent"]

@@ -5,7 +5,7 @@ import pytest
 from proxy.core import headers as h
 from proxy.core.head import Head
 from proxy.core.ids import UpstreamSessionId
-from support.fakes import FakeClock, make_context
+from support.fakes import FakeClock, edge_of, make_context
 
 CLIENT = [
     ("Authorization", "Bearer one"),
@@ -130,9 +130,9 @@ def test_an_upstream_session_is_ended_with_a_delete(version: str | None) -> None
     """On a connection of its own, with the credentials and the upstream's id; a drain can wait for it."""
     ctx = make_context()
 
-    ctx.end_upstream([("Authorization", "Bearer one")], UpstreamSessionId("up-1"), version)
+    ctx.end_upstream(ctx.pool.members[0], [("Authorization", "Bearer one")], UpstreamSessionId("up-1"), version)
 
-    attempt = ctx.edge.last
+    attempt = edge_of(ctx).last
     assert (attempt.method, attempt.request.body, attempt.request.fresh) == ("DELETE", b"", True)
     assert attempt.upstream_id == "up-1"
     assert attempt.header("Authorization") == "Bearer one"

@@ -13,7 +13,8 @@ from proxy.app import App
 from proxy.core.cut import CUT_BYTES
 from proxy.core.session import CloseReason
 from proxy.downstream.sockets import bind
-from proxy.relay.call import CANCEL_SECONDS, HELD_FROM
+from proxy.relay.attempt import HELD_FROM
+from proxy.relay.call import CANCEL_SECONDS
 from support.fakes import JSON_TYPE, Attempt, FakeSink, initialize_answer, make_config, post, request_body
 from support.raw import RawConnection, RawSession
 from support.raw_server import Peer, RawServer, chunk, ok

@@ -9,7 +9,7 @@ from proxy.core.edge import Request
 from proxy.core.head import Head
 from proxy.observe.hooks import Observers
 from support.fakes import FakeSink, notification_body, post, request_body, result_body
-from support.scenes import Scene, message, reason, reason_of, result, server_request
+from support.scenes import PoolScene, Scene, message, reason, reason_of, result, server_request
 
 
 def drops(scene: Scene) -> list[str]:
@@ -509,3 +509,47 @@ def test_a_request_that_the_memory_has_no_room_for_is_refused():
 
     assert reason(sink) == "too_many_bytes"
     assert len(scene.relay.calls) == 1
+
+
+# -- several legs
+
+
+def test_a_batch_of_answers_goes_to_the_leg_that_asked() -> None:
+    """A batch is one message: its answers belong to the draining session, so it goes there whole."""
+    scene = PoolScene(version="2025-03-26")
+    _, attempt = scene.streaming(1)
+    attempt.frame([server_request(7), server_request(8)])
+    scene.moved()
+    post(scene.relay, array(result_body(7), result_body(8)))
+
+    assert scene.at("a").last.message == [result(7), result(8)]
+    assert scene.at("a").last.upstream_id == "up-1"
+
+
+def test_the_clients_own_initialized_is_for_the_session_it_was_sent_in() -> None:
+    """A move says its own: what the client says after the switch goes to the new one, and marks the session."""
+    scene = PoolScene()
+    scene.moved()
+    post(scene.relay, notification_body("notifications/initialized"))
+
+    assert scene.relay.session.initialized
+    assert scene.at("b").last.rpc == "notifications/initialized"
+
+
+def test_a_request_about_a_task_is_looked_at_only_where_there_are_tasks() -> None:
+    """Without a known task every such request is the upstream's."""
+    scene = Scene()
+    scene.call(1, "tasks/get", {"taskId": "t"})
+
+    assert scene.edge.one(rpc="tasks/get").upstream_id == "up-1"
+
+
+def test_a_lost_task_costs_no_place_among_the_calls() -> None:
+    """It is answered at once: its id is free and nothing is held for it."""
+    scene = Scene()
+    scene.relay.session.tasks = {"t": 9}
+    sink = scene.call(1, "tasks/get", {"taskId": "t"})
+
+    assert reason(sink) == "task_lost"
+    assert scene.relay.calls == {}
+    assert scene.ctx.budget.held == 0

@@ -3,8 +3,9 @@
 import pytest
 
 from proxy.core.session import CloseReason
+from proxy.upstream.base import Loss
 from support.fakes import post, request_body, result_body
-from support.scenes import Scene, break_off, server_request
+from support.scenes import PoolScene, Scene, break_off, server_request
 
 
 def _dropped(scene: Scene) -> list[str]:
@@ -337,3 +338,101 @@ def test_a_request_is_no_note():
     scene.clock.advance(2.0)
 
     assert sink.status == 200
+
+
+# -- a pool
+
+
+def test_a_notification_follows_its_session_to_another_member():
+    """Refused where the session lay, it is delivered where it lies then, once."""
+    scene = PoolScene(eject_after_seconds=0.0)
+    sink = scene.notify("notifications/roots/list_changed")
+    scene.at("a").reachable = False
+    scene.at("a").last.refuse()
+    for attempt in scene.at("a").find(rpc="initialize"):
+        attempt.refuse()
+    scene.clock.advance(0.9)
+    scene.serve("b")
+    again = scene.at("b").one(rpc="notifications/roots/list_changed")
+    again.answer(202)
+
+    assert again.upstream_id == "up-2"
+    assert sink.status == 202
+    assert _dropped(scene) == []
+
+
+def test_a_connection_that_cannot_be_had_is_waited_for():
+    """Provably not delivered: sent again in the same upstream session when the member can be reached."""
+    scene = PoolScene()
+    sink = scene.notify("notifications/roots/list_changed")
+    scene.at("a").reachable = True
+    scene.at("a").last.lost(Loss.NOT_SENT)
+    scene.clock.advance(0.5)
+    again = scene.at("a").one(rpc="notifications/roots/list_changed")
+    again.answer(202)
+
+    assert (again.upstream_id, sink.status) == ("up-1", 202)
+
+
+def _asked_and_moved() -> PoolScene:
+    """Let the old upstream session have an open question and a running call after a move."""
+    scene = PoolScene()
+    _, attempt = scene.streaming(1)
+    attempt.frame(server_request(7))
+    scene.moved()
+    return scene
+
+
+@pytest.mark.parametrize("loss", ["gone", "bad", "refused"])
+def test_an_answer_for_a_draining_session_that_is_lost_goes_nowhere(loss: str):
+    """Neither to the new one, which never asked, nor a second time to the old one."""
+    scene = _asked_and_moved()
+    before = len(scene.at("b").attempts)
+    sink = scene.respond(7)
+    attempt = scene.at("a").last
+    if loss == "gone":
+        scene.lose_session(attempt)
+    elif loss == "bad":
+        attempt.answer(400)
+        scene.at("a").one(rpc="ping").answer(404)
+    else:
+        attempt.refuse()
+
+    assert sink.status == 202
+    assert _dropped(scene) == ["upstream_session_lost"]
+    assert len(scene.at("b").attempts) == before
+    assert scene.relay.older == ()
+    assert scene.relay.notes == set()
+
+
+def test_a_400_of_a_draining_session_that_lives_is_its_word():
+    """A ping there is answered, so the message itself was bad; the call there runs on."""
+    scene = _asked_and_moved()
+    sink = scene.respond(7)
+    scene.at("a").last.answer(400, [], b"bad")
+    scene.at("a").one(rpc="ping").json()
+
+    assert (sink.status, sink.body) == (400, b"bad")
+    assert [leg.member.name for leg in scene.relay.older] == ["a"]
+
+
+def test_an_answer_that_is_under_way_when_the_drain_ends_is_no_second_one():
+    """The old session ends while its answer is on the way: accepted by it or not, it goes nowhere else."""
+    scene = _asked_and_moved()
+    sink = scene.respond(7)
+    note = scene.at("a").last
+    scene.clock.advance(60.0)
+    if note.is_open:
+        note.answer(202)
+
+    assert sink.status == 202
+    assert scene.at("b").find(is_open=True) == []
+    assert scene.relay.notes == set()
+
+
+def test_a_notification_that_is_nobodys_goes_to_the_present_session():
+    """What the client says of itself is for whoever answers it from now on."""
+    scene = _asked_and_moved()
+    scene.notify("notifications/roots/list_changed")
+
+    assert scene.at("b").last.rpc == "notifications/roots/list_changed"

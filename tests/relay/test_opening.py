@@ -3,7 +3,8 @@
 import pytest
 
 from proxy.core import headers as h
-from support.fakes import FakeSink, initialize_answer, initialize_body, result_body
+from proxy.upstream.member import Member
+from support.fakes import FakeEdge, FakeSink, edge_of, initialize_answer, initialize_body, result_body
 from support.scenes import Front, break_off, message, reason
 
 
@@ -269,3 +270,156 @@ def test_a_result_without_a_version_is_no_handshake():
 
     assert sink.status == 200
     assert len(front.registry) == 0
+
+
+def test_clients_of_one_credential_open_at_one_member() -> None:
+    """Under `consistent_hash` the credentials say where; other ones may go elsewhere."""
+    front = Front(upstreams=("a", "b", "c"), policy="consistent_hash")
+    for token in ("one", "two", "three", "four", "five") * 3:
+        front.post(initialize_body(), headers=[("Authorization", f"Bearer {token}")])
+    places: dict[str | None, set[str]] = {}
+    for name in ("a", "b", "c"):
+        for attempt in edge_of(front.ctx, name).attempts:
+            places.setdefault(attempt.header("Authorization"), set()).add(name)
+
+    assert len(places) == 5
+    assert all(len(names) == 1 for names in places.values())
+
+
+# -- a pool
+
+
+def _pool(*names: str, **settings: object) -> Front:
+    return Front(upstreams=names or ("a", "b"), probe="none", **settings)
+
+
+def _at(front: Front, name: str) -> FakeEdge:
+    return edge_of(front.ctx, name)
+
+
+def _member(front: Front, name: str) -> Member:
+    found = front.ctx.pool.find(name)
+    assert found is not None
+    return found
+
+
+def test_sessions_are_spread_over_the_pool():
+    """Each opening goes to one member, and the session lies where it was answered."""
+    front = _pool("a", "b", "c")
+    for _ in range(6):
+        _opening(front)
+    for name in "abc":
+        for number, attempt in enumerate(_at(front, name).find(rpc="initialize")):
+            attempt.json(200, initialize_answer(request_id="init"), [(h.SESSION_ID, f"up-{number}")])
+
+    assert [member.sessions for member in front.ctx.pool.members] == [2, 2, 2]
+    assert {relay.session.binding.upstream for relay in front.registry.relays} == {"a", "b", "c"}
+    assert [record.upstream for record in front.observer.of("session_opened")] == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_an_opening_that_is_refused_goes_to_the_next_member_at_once():
+    """It provably did not run; the client notices nothing, and the refusal counts against the first."""
+    front = _pool()
+    sink = _opening(front)
+    _at(front, "a").last.refuse()
+    _at(front, "b").last.json(200, initialize_answer(request_id="init"))
+
+    assert sink.status == 200
+    assert front.only_session().leg.member.name == "b"
+    assert _member(front, "a").health.failures == 1
+
+
+def test_an_opening_that_all_refuse_waits_for_one_of_them():
+    """Whichever is back first gets it; each is asked anew."""
+    front = _pool()
+    sink = _opening(front)
+    for name in "ab":
+        _at(front, name).reachable = name == "a"
+        _at(front, name).last.refuse()
+    front.clock.advance(2.0)
+    asked = [attempt for name in "ab" for attempt in _at(front, name).open]
+
+    assert len(asked) == 1
+
+    asked[0].json(200, initialize_answer(request_id="init"))
+
+    assert sink.status == 200
+
+
+def test_an_opening_that_all_refuse_for_long_is_told_so():
+    """After `rebuild_wait_seconds`, as before with one upstream."""
+    front = _pool(rebuild_wait_seconds=3.0)
+    sink = _opening(front)
+    for _ in range(50):
+        for name in "ab":
+            _at(front, name).reachable = False
+            for attempt in _at(front, name).open:
+                attempt.refuse()
+        front.clock.advance(0.1)
+
+    assert reason(sink) == "unreachable"
+    assert front.ctx.openings == 0
+    assert front.ctx.passing == set()
+
+
+def test_an_opening_that_may_have_run_is_not_sent_elsewhere():
+    """A connection that breaks is told, as the first may have made a session."""
+    front = _pool()
+    sink = _opening(front)
+    break_off(_at(front, "a").last)
+
+    assert reason(sink) == "connection_broken"
+    assert _at(front, "b").attempts == []
+
+
+def test_an_opening_leaves_a_member_that_is_ejected_before_it_answers():
+    """A stopped server would hold it for ever; what was begun there is cut, and one answer reaches the client."""
+    front = _pool(eject_after_seconds=0.0)
+    sink = _opening(front)
+    first = _at(front, "a").last
+    for _ in range(3):
+        _member(front, "a").timed_out()
+    second = _at(front, "b").last
+    second.json(200, initialize_answer(request_id="init"), [(h.SESSION_ID, "up-b")])
+
+    assert first.is_aborted
+    assert sink.status == 200
+    assert front.only_session().leg.member.name == "b"
+    assert front.ctx.openings == 0
+
+
+def test_an_opening_that_is_being_answered_stays():
+    """Its head is there: the answer is on its way."""
+    front = _pool(eject_after_seconds=0.0)
+    sink = _opening(front)
+    first = _at(front, "a").last
+    first.sse([(h.SESSION_ID, "up-1")])
+    for _ in range(3):
+        _member(front, "a").timed_out()
+    first.frame(initialize_answer(request_id="init"))
+
+    assert front.only_session().leg.member.name == "a"
+    assert sink.status == 200
+    assert _at(front, "b").attempts == []
+
+
+@pytest.mark.parametrize(("status", "failures"), [(502, 1), (503, 1), (504, 1), (500, 0), (401, 0), (200, 0)])
+def test_a_gateways_answer_to_an_opening_counts_against_the_member(status: int, failures: int):
+    """What the server itself says is an answer, and passes as it is."""
+    front = _pool()
+    sink = _opening(front)
+    _at(front, "a").last.answer(status, [], b"{}")
+
+    assert _member(front, "a").health.failures == failures
+    assert sink.status == status
+
+
+def test_a_pool_without_members_opens_nothing():
+    """All of them were drained: the client is told, nothing waits."""
+    front = _pool()
+    for member in front.ctx.pool.members:
+        front.ctx.pool.drain(member)
+    sink = _opening(front)
+
+    assert reason(sink) == "unreachable"
+    assert front.ctx.openings == 0

@@ -3,8 +3,9 @@
 import pytest
 
 from proxy.core import headers as h
-from support.fakes import FakeSink, request_body, result_body
-from support.scenes import Front, break_off, message, progress, reason, reason_of, result
+from proxy.core.session import CloseReason
+from support.fakes import FakeSink, edge_of, post, request_body, result_body
+from support.scenes import Front, PoolScene, break_off, message, progress, reason, reason_of, result
 
 MODERN = [(h.PROTOCOL_VERSION, "2026-07-28"), (h.METHOD, "tools/call"), (h.NAME, "echo"), ("Mcp-Param-Region", "eu")]
 
@@ -360,3 +361,92 @@ def test_a_notification_that_cannot_be_delivered_is_not_accepted():
 
     assert sink.status != 202
     assert reason(sink) == "connection_broken"
+
+
+# -- a pool
+
+
+def _pool(**settings: object) -> Front:
+    return Front(upstreams=("a", "b"), probe="none", **settings)
+
+
+def test_requests_without_a_session_are_spread_over_the_pool():
+    """Each goes to one member, and counts as no session there."""
+    front = _pool()
+    for number in range(4):
+        _modern(front, request_id=number)
+
+    assert [len(edge_of(front.ctx, name).open) for name in "ab"] == [2, 2]
+    assert [member.sessions for member in front.ctx.pool.members] == [0, 0]
+    assert [member.load for member in front.ctx.pool.members] == [0, 0]
+
+
+def test_a_request_that_one_member_refuses_goes_to_the_next():
+    """It did not run there."""
+    front = _pool()
+    sink = _modern(front)
+    edge_of(front.ctx, "a").last.refuse()
+    edge_of(front.ctx, "b").last.json()
+
+    assert sink.json() == result(1)
+
+
+def test_a_request_that_all_refuse_waits_and_is_sent_once():
+    """To whichever comes back."""
+    front = _pool()
+    sink = _modern(front)
+    for name in "ab":
+        edge_of(front.ctx, name).last.refuse()
+    edge_of(front.ctx, "b").reachable = True
+    front.clock.advance(1.0)
+    sent = [attempt for name in "ab" for attempt in edge_of(front.ctx, name).open]
+
+    assert len(sent) == 1
+
+    sent[0].json()
+
+    assert sink.json() == result(1)
+
+
+@pytest.mark.parametrize(("status", "failures"), [(502, 1), (503, 1), (504, 1), (500, 0), (404, 0)])
+def test_a_gateways_answer_counts_against_the_member(status: int, failures: int):
+    """It passes unchanged all the same."""
+    front = _pool()
+    sink = _modern(front)
+    edge_of(front.ctx, "a").last.answer(status, [], b"x")
+
+    assert (sink.status, front.ctx.pool.members[0].health.failures) == (status, failures)
+
+
+def test_a_request_under_way_stays_with_a_member_that_is_ejected():
+    """It may be running there, and is not ours to repeat."""
+    front = _pool(eject_after_seconds=0.0)
+    sink = _modern(front)
+    for _ in range(3):
+        front.ctx.pool.members[0].timed_out()
+    edge_of(front.ctx, "a").last.json()
+
+    assert sink.json() == result(1)
+    assert edge_of(front.ctx, "b").attempts == []
+
+
+def test_a_body_of_a_session_goes_where_that_lies():
+    """What the proxy cannot read is sent in the present upstream session, whichever member has it."""
+    scene = PoolScene()
+    scene.moved()
+    sink = post(scene.relay, b"{nonsense")
+    attempt = scene.at("b").last
+    attempt.answer(422, [], b"no")
+
+    assert (attempt.upstream_id, attempt.request.body) == ("up-2", b"{nonsense")
+    assert (sink.status, sink.body) == (422, b"no")
+
+
+def test_a_body_of_a_session_that_is_closed_while_a_ping_is_asked_gets_its_end():
+    """A 400 that waits for a ping is not forgotten with the session."""
+    scene = PoolScene()
+    sink = post(scene.relay, b"{nonsense")
+    scene.at("a").last.answer(400)
+    scene.relay.close(CloseReason.DELETED)
+
+    assert sink.is_over

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.relay.patience import Patience
-from support.fakes import make_context
+from support.fakes import edge_of, make_context
 
 
 class Waiter:
@@ -11,10 +11,11 @@ class Waiter:
 
     def __init__(self, seconds: float = 10.0) -> None:
         self.ctx = make_context()
-        self.clock, self.edge = self.ctx.clock, self.ctx.edge
+        self.clock, self.edge = self.ctx.clock, edge_of(self.ctx)
         self.quiet = self.clock.pending()
+        self.recovery = self.ctx.pool.members[0].recovery
         self.told: list[str] = []
-        self.patience = Patience(self.clock, self.ctx.recovery, seconds, lambda: self.told.append("over"))
+        self.patience = Patience(self.clock, seconds, lambda: self.told.append("over"))
 
     def ready(self) -> None:
         """Note it."""
@@ -48,7 +49,7 @@ def test_going_on_to_wait_does_not_move_the_end() -> None:
     waiter.patience.begin()
     waiter.clock.advance(6.0)
     waiter.patience.begin()
-    waiter.patience.until_reachable(waiter.ready)
+    waiter.patience.until_reachable(waiter.recovery, waiter.ready)
     waiter.clock.advance(4.0)
 
     assert waiter.told == ["over"]
@@ -89,7 +90,7 @@ def test_a_wait_that_begins_behind_the_end_is_over_in_the_next_turn() -> None:
 def test_no_patience_is_over_in_the_next_turn() -> None:
     """0 seconds are legal: do not wait."""
     waiter = Waiter(0.0)
-    waiter.patience.until_reachable(waiter.ready)
+    waiter.patience.until_reachable(waiter.recovery, waiter.ready)
 
     assert waiter.told == []
 
@@ -101,7 +102,7 @@ def test_no_patience_is_over_in_the_next_turn() -> None:
 def test_whoever_waits_goes_on_when_the_upstream_answers() -> None:
     """A live waiter goes with the attempt that succeeds; its time still runs until it says that it is done."""
     waiter = Waiter()
-    waiter.patience.until_reachable(waiter.ready)
+    waiter.patience.until_reachable(waiter.recovery, waiter.ready)
     waiter.clock.advance(5.0)
     waiter.edge.reached()
 
@@ -116,9 +117,9 @@ def test_whoever_waits_goes_on_when_the_upstream_answers() -> None:
 def test_a_second_outage_is_waited_for_within_the_same_time() -> None:
     """Reached and lost again: the end is the first one's."""
     waiter = Waiter()
-    waiter.patience.until_reachable(waiter.ready)
+    waiter.patience.until_reachable(waiter.recovery, waiter.ready)
     waiter.recover()
-    waiter.patience.until_reachable(waiter.ready)
+    waiter.patience.until_reachable(waiter.recovery, waiter.ready)
     waiter.clock.advance(5.0)
 
     assert waiter.told == ["ready", "over"]
@@ -128,8 +129,8 @@ def test_a_second_outage_is_waited_for_within_the_same_time() -> None:
 def test_behind_the_end_nothing_is_held(how: str) -> None:
     """The queue of an outage lets go of the request, and nobody is called any more."""
     waiter = Waiter()
-    waiter.patience.until_reachable(waiter.ready)
-    (ticket,) = waiter.ctx.recovery._waiting
+    waiter.patience.until_reachable(waiter.recovery, waiter.ready)
+    (ticket,) = waiter.recovery._waiting
     if how == "end":
         waiter.patience.end()
         waiter.patience.end()

@@ -126,3 +126,28 @@ def test_repeated_progress_is_stale():
 
     assert verdicts == [True, True, False, False, True, False]
     assert not resumption.is_stale(stream, b'{"jsonrpc":"2.0","method":"notifications/message"}')
+
+
+def test_a_request_that_is_sent_again_starts_over() -> None:
+    """Nothing of the first stream's cursor, wait and tries is left; what may be told twice is looked for."""
+    made = resumption(b"id: e1\nretry: 9000\ndata: x")
+    for _ in range(3):
+        delay(made)
+    made.is_resumed = True
+
+    assert made.may_repeat
+
+    made.start_over()
+
+    assert not made.is_possible
+    assert not made.is_resumed
+    assert made.may_repeat
+
+    made.note(frame(b"id: f1\ndata: x"))
+
+    assert [delay(made) for _ in range(4)] == [DEFAULT_RETRY_SECONDS] * 3 + [None]
+
+
+def test_a_first_stream_repeats_nothing() -> None:
+    """Only a resumed stream, or that of a request sent again, may tell what was told."""
+    assert not Resumption().may_repeat

@@ -5,9 +5,10 @@ import pytest
 from proxy.core import headers as h
 from proxy.core.edge import Request
 from proxy.core.head import Head
+from proxy.core.ids import Generation
 from proxy.core.session import BindingState, CloseReason
-from support.fakes import FakeSink, post
-from support.scenes import Scene, break_off, progress, reason, result, server_request
+from support.fakes import FakeSink, open_session, post, request_body
+from support.scenes import PoolScene, Scene, break_off, progress, reason, result, server_request
 
 
 def _busy(scene: Scene) -> list[FakeSink]:
@@ -300,3 +301,141 @@ def test_a_get_opens_the_standalone_stream():
 
     assert sink.status == 200
     assert scene.relay.is_active
+
+
+# -- its member is out
+
+
+def _evaded(scene: PoolScene) -> list[str]:
+    told: list[str] = []
+    scene.relay.evade(lambda: told.append("done"))
+    return told
+
+
+def test_a_session_that_is_used_moves_away_from_an_ejected_member():
+    """The registry sees to it: its next request is answered elsewhere, without having met the outage."""
+    scene = PoolScene()
+    listening = scene.listening()
+    scene.eject("a")
+    scene.serve("b", get_status=200)
+    sink = scene.call(1)
+    scene.at("b").one(rpc="tools/call").json()
+
+    assert sink.json() == result(1)
+    assert scene.relay.leg.member.name == "b"
+    assert not listening.is_over
+
+
+def test_an_idle_session_of_a_dead_member_is_made_anew_when_it_is_needed():
+    """Nobody is asked for nobody: the next request finds it elsewhere; a dead server is not told goodbye."""
+    scene = PoolScene()
+    scene.eject("a")
+
+    assert scene.relay.session.binding.state is BindingState.LOST
+    assert [attempt for edge in scene.edges for attempt in edge.attempts] == []
+
+    scene.call(1)
+
+    assert scene.at("b").one(rpc="initialize")
+
+
+def test_an_idle_session_of_an_ejected_member_that_lives_is_ended_there():
+    """It was ejected for its errors, and would keep the upstream session for ever."""
+    scene = PoolScene(eject_after_seconds=0.0, errors=1)
+    other = open_session(scene.registry, upstream_id="up-other", member=scene.member("a"))
+    post(other, request_body("tools/call", 1))
+    scene.at("a").last.answer(500)
+    scene.clock.advance(0.0)
+
+    assert not scene.member("a").is_available
+    assert "up-1" in [attempt.upstream_id for attempt in scene.at("a").find(method="DELETE")]
+    assert scene.relay.session.binding.state is BindingState.UNBOUND
+
+
+@pytest.mark.parametrize("why", ["pinned", "task", "only one", "lost"])
+def test_a_session_that_cannot_leave_stays(why: str):
+    """Pinned, with a running task, without a better place, or without anything to move: it says so at once."""
+    scene = PoolScene(upstreams=("a",) if why == "only one" else ("a", "b"))
+    scene.listening()
+    if why == "pinned":
+        scene.relay.is_pinned = True
+    elif why == "task":
+        scene.relay.session.tasks = {"t": Generation(1)}
+    elif why == "lost":
+        scene.relay.park()
+    if why != "only one":
+        scene.eject("a")
+
+    assert _evaded(scene) == ["done"]
+    assert scene.relay.leg.member.name == "a"
+    assert scene.relay.moving is None
+    assert [attempt for edge in scene.edges[1:] for attempt in edge.attempts] == []
+
+
+def test_a_session_that_has_left_is_not_asked_to_leave_again():
+    """Its member is well now."""
+    scene = PoolScene()
+    scene.listening()
+    scene.eject("a")
+    scene.serve("b", get_status=200)
+
+    assert _evaded(scene) == ["done"]
+    assert scene.relay.leg.member.name == "b"
+
+
+# -- an operator's word
+
+
+def test_interrupting_ends_every_call():
+    """Running ones are cancelled upstream, waiting ones were never sent, and all are told which they are."""
+    scene = Scene()
+    running = scene.call(1)
+    streaming, _ = scene.streaming(2, progress(1))
+    waiting = scene.call(3)
+    scene.edge.last.refuse()
+
+    assert scene.relay.interrupt() == 3
+    assert [reason(sink) for sink in (running, streaming, waiting)] == ["cancelled", "cancelled", "cancelled_unsent"]
+    assert scene.relay.calls == {}
+    assert scene.edge.find(rpc="tools/call") == []
+    assert scene.relay.interrupt() == 0
+
+
+def test_interrupting_a_call_of_a_session_that_was_rebuilt_since_tells_nobody():
+    """It still streams from the lost upstream session: the present one never had it."""
+    scene = Scene()
+    sink, attempt = scene.streaming(1, progress(1))
+    scene.call(2)
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt("up-2")
+    scene.edge.one(rpc="tools/call") if not attempt.is_open else scene.edge.find(rpc="tools/call")[-1].json()
+    scene.relay.interrupt()
+
+    assert reason(sink) == "cancelled"
+    assert scene.edge.find(rpc="notifications/cancelled", is_open=False) == []
+
+
+def test_interrupting_a_batch_counts_it_once_and_names_each_request():
+    """Its members each get their end (2025-03-26)."""
+    scene = Scene(version="2025-03-26")
+    sink = scene.batch(request_body("tools/call", 1), request_body("tools/call", 2))
+
+    assert scene.relay.interrupt() == 1
+    assert [answer["id"] for answer in sink.json()] == [1, 2]
+    assert [note.message["params"]["requestId"] for note in scene.edge.find(rpc="notifications/cancelled")] == [1, 2]
+
+
+def test_a_moved_session_is_at_home_in_one_place():
+    """Each change of its home is counted at both members, also while nothing is bound."""
+    scene = PoolScene(upstreams=("a", "b", "c"))
+    homes = [[member.sessions for member in scene.ctx.pool.members]]
+    scene.moved("b")
+    homes.append([member.sessions for member in scene.ctx.pool.members])
+    scene.relay.park()
+    scene.relay.rehome(scene.member("c"))
+    homes.append([member.sessions for member in scene.ctx.pool.members])
+    scene.relay.close(CloseReason.DELETED)
+    homes.append([member.sessions for member in scene.ctx.pool.members])
+
+    assert homes == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert scene.relay.session.binding.upstream == "c"

@@ -5,7 +5,7 @@ import pytest
 from proxy.core.session import CloseReason
 from proxy.relay.standalone import LinkState
 from support.fakes import Attempt, FakeSink, initialize_answer
-from support.scenes import Scene, break_off, message, result, server_request
+from support.scenes import PoolScene, Scene, break_off, message, result, server_request
 
 
 def _link(scene: Scene) -> Attempt:
@@ -320,7 +320,7 @@ def test_an_encoded_stream_is_not_read():
     scene.clock.advance(1.0)
 
     assert (sink.status, sink.messages) == (200, [])
-    assert scene.relay.link.state is not LinkState.OPEN
+    assert scene.relay.leg.link.state is not LinkState.OPEN
 
 
 def test_the_end_of_the_session_cuts_it():
@@ -336,3 +336,73 @@ def test_the_end_of_the_session_cuts_it():
     scene.settle()
 
     assert scene.edge.find(method="GET") == []
+
+
+# -- several legs
+
+
+def test_a_change_of_the_tools_makes_them_unknown():
+    """What the server said of them may not hold any more; the notification reaches the client."""
+    scene = Scene()
+    scene.call(1, "tools/list")
+    scene.edge.last.json(200, result(1, tools=[{"name": "t"}]))
+    sink = scene.listening()
+    told = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+    _link(scene).frame(told)
+
+    assert scene.relay.leg.member.tools is None
+    assert sink.messages == [told]
+
+
+def test_the_link_of_a_draining_leg_is_kept_and_reopened_there():
+    """It breaks while a call still runs: asked for again with its own cursor, in its own upstream session."""
+    scene = PoolScene()
+    sink = scene.listening()
+    old = scene.at("a").one(method="GET")
+    scene.call(1)
+    scene.moved(get_status=200)
+    old.frame(message("a", n=1), "e1")
+    break_off(old)
+    scene.clock.advance(1.0)
+    again = scene.at("a").one(method="GET")
+
+    assert (again.header("Last-Event-ID"), again.upstream_id) == ("e1", "up-1")
+
+    again.sse()
+    again.frame(message("a", n=2), "e2")
+
+    assert _numbers(sink) == [1, 2]
+
+
+def test_a_lost_session_on_a_draining_link_ends_that_leg_alone():
+    """404 and a ping refused alike: its call's outcome is its own, the session serves on."""
+    scene = PoolScene()
+    sink = scene.listening()
+    old = scene.at("a").one(method="GET")
+    scene.call(1)
+    scene.moved(get_status=200)
+    break_off(old)
+    scene.clock.advance(1.0)
+    scene.lose_session(scene.at("a").one(method="GET"))
+    scene.lose_session(scene.at("a").one(rpc="ping"))
+
+    assert scene.relay.older == ()
+    assert scene.at("b").one(method="GET").is_open
+    assert not sink.is_over
+
+
+def test_a_refused_connection_of_a_draining_link_ends_that_leg_alone():
+    """Nobody listens there any more; the link is not tried for ever."""
+    scene = PoolScene(silence_seconds=1000.0)
+    scene.listening()
+    old = scene.at("a").one(method="GET")
+    scene.call(1)
+    scene.moved(get_status=200)
+    break_off(old)
+    scene.clock.advance(1.0)
+    scene.at("a").one(method="GET").refuse()
+    scene.clock.advance(60.0)
+
+    assert scene.relay.older == ()
+    assert scene.at("a").find(method="GET") == []
+    assert scene.relay.session.binding.upstream == "b"

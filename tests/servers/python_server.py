@@ -30,18 +30,19 @@ from starlette.routing import Route
 try:  # 2.x
     from mcp.server.mcpserver import Context, MCPServer
     from mcp.server.streamable_http_manager import StreamableHTTPASGIApp
-    from mcp_types import SamplingMessage, SetLevelRequestParams, SubscribeRequestParams, TextContent
+    from mcp_types import SamplingMessage, SetLevelRequestParams, SubscribeRequestParams, TextContent, ToolAnnotations
 
     IS_V2 = True
 except ImportError:  # 1.x
     from mcp.server.fastmcp import Context
     from mcp.server.fastmcp import FastMCP as MCPServer
     from mcp.server.fastmcp.server import StreamableHTTPASGIApp
-    from mcp.types import SamplingMessage, TextContent
+    from mcp.types import SamplingMessage, TextContent, ToolAnnotations
 
     IS_V2 = False
 
 STATIC_URIS = ("test://one", "test://two")
+GATE_PAUSE_SECONDS = 0.02
 
 
 @dataclass
@@ -121,6 +122,7 @@ def build(counter: Path | None) -> MCPServer:
                 lines.write(json.dumps({"tool": tool, "args": args, "pid": os.getpid()}) + "\n")
 
     add_tools(server, sessions, executed)
+    add_held_tools(server, executed)
     add_callbacks(server, executed)
     for uri in STATIC_URIS:
         server.resource(uri)(content_of(uri))
@@ -199,6 +201,28 @@ def add_tools(server: Any, sessions: defaultdict[str, Remembered], executed: Any
         if IS_V2:
             await ctx.notify_resource_updated(uri)  # the modern clients' listen streams
         return str(len(listeners))
+
+
+def add_held_tools(server: Any, executed: Any) -> None:
+    """Add three tools that run until a file is gone, so that a test says when, and differ in what they promise."""
+
+    async def run(tool: str, mark: str, gate: str) -> str:
+        executed(tool, mark=mark)
+        while gate and os.path.exists(gate):  # noqa: ASYNC110, ASYNC240 - a file has no event, and is looked up at once
+            await asyncio.sleep(GATE_PAUSE_SECONDS)
+        return json.dumps({"mark": mark, "pid": os.getpid()})
+
+    @server.tool()
+    async def act(mark: str, gate: str = "") -> str:
+        return await run("act", mark, gate)
+
+    @server.tool(annotations=ToolAnnotations(readOnlyHint=True))
+    async def look(mark: str, gate: str = "") -> str:
+        return await run("look", mark, gate)
+
+    @server.tool(annotations=ToolAnnotations(idempotentHint=True))
+    async def put(mark: str, gate: str = "") -> str:
+        return await run("put", mark, gate)
 
 
 def add_callbacks(server: Any, executed: Any) -> None:
@@ -292,6 +316,35 @@ def add_state_v2(server: Any, sessions: defaultdict[str, Remembered]) -> None:
     low.get_capabilities = capabilities
 
 
+class Noting:
+    """An ASGI application around another, which notes the method of every JSON-RPC message that arrives."""
+
+    def __init__(self, inner: Any, notes: Path) -> None:
+        self._inner = inner
+        self._notes = notes
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request, reading along."""
+        body = b""
+
+        async def read_along() -> Any:
+            nonlocal body
+            message = await receive()
+            if message["type"] == "http.request":
+                body += message.get("body", b"")
+                if body and not message.get("more_body"):
+                    self._note(body)
+            return message
+
+        await self._inner(scope, read_along, send)
+
+    def _note(self, body: bytes) -> None:
+        with suppress(ValueError, AttributeError):  # no JSON, or a batch
+            method = json.loads(body).get("method")
+            with self._notes.open("a") as lines:
+                lines.write(f"{method}\n")
+
+
 class AnnouncingServer(uvicorn.Server):
     """Uvicorn, saying on stdout when it listens."""
 
@@ -324,6 +377,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="answer with JSON bodies instead of streams")
     parser.add_argument("--stateless", action="store_true", help="issue no session ids")
     parser.add_argument("--counter-file", type=Path, help="append one JSON line per executed tool call")
+    parser.add_argument("--method-file", type=Path, help="append one line per JSON-RPC message: its method")
     parser.add_argument("--log-level", default="warning")
     args = parser.parse_args()
     server = build(args.counter_file)
@@ -341,7 +395,9 @@ def main() -> int:
     )
     manager.resumable = args.event_store
     routes = [Route("/mcp", endpoint=StreamableHTTPASGIApp(manager))]
-    app = Starlette(routes=routes, lifespan=lambda _: manager.run())
+    app: Any = Starlette(routes=routes, lifespan=lambda _: manager.run())
+    if args.method_file is not None:
+        app = Noting(app, args.method_file)
     config = uvicorn.Config(app, log_level=args.log_level, timeout_graceful_shutdown=1)
     AnnouncingServer(config).run(sockets=[listen(args.port)])
     return 0

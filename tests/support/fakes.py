@@ -28,7 +28,8 @@ from proxy.relay.context import Context
 from proxy.relay.session import SessionRelay
 from proxy.store.memory import Budget
 from proxy.upstream.base import Loss, Receiver, UpstreamRequest
-from proxy.upstream.recovery import Recovery
+from proxy.upstream.member import Member
+from proxy.upstream.pool import Pool
 from proxy.wheel import Wheel
 
 JSON_TYPE = ("Content-Type", "application/json")
@@ -37,7 +38,7 @@ ACCEPT_BOTH = ("Accept", "application/json, text/event-stream")
 
 Pairs = Iterable[tuple[str, str]]
 
-_SECTIONS = ("upstream", "session", "stream", "replay", "listen", "server")
+_SECTIONS = ("upstream", "session", "stream", "replay", "listen", "server", "retry", "swap", "health")
 _RUNAWAY_TIMERS = 100_000
 
 
@@ -476,22 +477,45 @@ def make_config(**settings: Any) -> Config:
     config = Config()
     for key, value in settings.items():
         holders = [name for name in _SECTIONS if key in {item.name for item in fields(getattr(config, name))}]
+        if key == "max_calls":
+            holders.remove("upstream")  # `limits` sets the upstream's
         assert len(holders) == 1, f"{key}: in {len(holders)} tables, not one"
         section = replace(getattr(config, holders[0]), **{key: value})
         config = replace(config, **{holders[0]: section})
     return config
 
 
-def make_context(*, observer: Any = None, trust_forwarded: bool = False, **settings: Any) -> Context:
-    """Return a context whose clock, edge and observer are fakes, with the settings named by their keys."""
-    config = make_config(**settings)
+def make_context(
+    *,
+    observer: Any = None,
+    trust_forwarded: bool = False,
+    upstreams: Iterable[str] = (),
+    policy: str = "round_robin",
+    limits: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Context:
+    """Return a context whose clock, edges and observer are fakes, with the settings named by their keys.
+
+    *upstreams* names the members of the pool; by default there is the one of the configuration. *limits* are settings
+    of each of them. Nobody asks a server for its tools unless the test says so: it would be a request more.
+    """
+    config = make_config(**{"ask_tools": False, **settings})
+    config = replace(config, upstream=replace(config.upstream, **(limits or {})))
     clock = FakeClock()
-    edge = FakeEdge(clock)
     observer = RecordingObserver() if observer is None else observer
+    members = [replace(config.upstream, name=name, url=f"http://{name}.test/mcp") for name in upstreams]
+    pool = Pool(
+        "main",
+        policy,
+        members or [config.upstream],
+        lambda _: FakeEdge(clock),
+        clock,
+        observer,
+        config.health,
+    )
     return Context(
         clock=clock,
-        edge=edge,
-        recovery=Recovery(edge, config.upstream, clock, observer),
+        pool=pool,
         budget=Budget(config.replay, clock.now),
         heartbeats=Wheel(clock, config.stream.heartbeat_seconds),
         checks=Wheel(clock, check_period_seconds(config)),
@@ -501,9 +525,19 @@ def make_context(*, observer: Any = None, trust_forwarded: bool = False, **setti
         upstream=config.upstream,
         session=config.session,
         stream=config.stream,
+        retry=config.retry,
+        swap=config.swap,
         trust_forwarded=trust_forwarded,
-        route=config.listen.path,
+        route="main",
     )
+
+
+def edge_of(ctx: Context, name: str = "") -> "FakeEdge":
+    """Return the fake edge of a member; of the first one by default."""
+    member = ctx.pool.find(name) if name else ctx.pool.members[0]
+    assert member is not None, f"no member {name}"
+    assert isinstance(member.edge, FakeEdge)
+    return member.edge
 
 
 # -- messages
@@ -571,6 +605,7 @@ def open_session(
     version: str = "2025-11-25",
     upstream_id: str | None = "up-1",
     headers: Headers | None = None,
+    member: Member | None = None,
     **promises: bool,
 ) -> SessionRelay:
     """Open a session as an answered `initialize` does; of a context, in a registry of its own."""
@@ -580,6 +615,7 @@ def open_session(
         UpstreamSessionId(upstream_id) if upstream_id is not None else None,
         [("Authorization", "Bearer one")] if headers is None else headers,
         "opening",
+        member or registry.ctx.pool.members[0],
     )
 
 

@@ -5,16 +5,21 @@ fakes, so that a test can always do the same by hand.
 """
 
 import json as jsonlib
+from collections.abc import Iterable
 from typing import Any
 
 from proxy.core import headers as h
 from proxy.core.edge import Request
 from proxy.core.head import Head
 from proxy.core.ids import RequestId
+from proxy.core.session import CloseReason
 from proxy.downstream.listener import Listener
 from proxy.registry import Registry
+from proxy.relay.move import MoveOutcome, MoveResult
 from proxy.relay.session import SessionRelay
+from proxy.routes import RouteTable
 from proxy.upstream.base import Loss
+from proxy.upstream.member import Member
 from support.fakes import (
     ACCEPT_BOTH,
     JSON_TYPE,
@@ -24,6 +29,7 @@ from support.fakes import (
     FakeSink,
     Pairs,
     RecordingObserver,
+    edge_of,
     listen,
     make_config,
     make_context,
@@ -34,6 +40,7 @@ from support.fakes import (
     result_body,
 )
 
+_OF_THE_POOL = frozenset({"upstreams", "policy", "limits", "trust_forwarded", "observer"})
 SETTLE_SECONDS = 20.0
 """Longer than every timer that a closed session may leave to run out."""
 
@@ -54,12 +61,13 @@ class Scene:
         **settings: Any,
     ) -> None:
         self.ctx = make_context(**settings)
-        self.clock, self.edge, self.observer = self.ctx.clock, self.ctx.edge, self.ctx.observer  # type: ignore[assignment]
+        self.clock, self.edge, self.observer = self.ctx.clock, edge_of(self.ctx), self.ctx.observer  # type: ignore[assignment]
         self.registry = Registry(self.ctx)
         self.relay: SessionRelay = open_session(
             self.registry, version=version, upstream_id=upstream_id, **dict.fromkeys(promises, True)
         )
         self.version = version
+        self.config = make_config(**{key: value for key, value in settings.items() if key not in _OF_THE_POOL})
         self.quiet_timers = self.clock.pending()
         """Timers of a proxy without work: what remains when everything of a session is over."""
 
@@ -125,13 +133,82 @@ class Scene:
         self.edge.serve_rebuild(upstream_id, version=self.version, get_status=get_status)
 
     def background(self) -> Attempt:
-        """Let a rebuild that no request waits for have its turn, and return its first step."""
+        """Let a rebuild that no request waits for have its turn, and return its first step.
+
+        After a refused connection that turn comes when the upstream can be reached again.
+        """
         self.clock.advance()
+        if not self.edge.find(rpc="initialize"):
+            self.clock.advance(1.0)
+            self.edge.reached()
+            self.clock.advance()
         return self.edge.one(rpc="initialize")
 
     def settle(self) -> None:
         """Let every timer of what is over run out."""
         self.clock.advance(SETTLE_SECONDS)
+
+
+class PoolScene(Scene):
+    """A session that is bound to `up-1` on the first of several members, which nobody probes."""
+
+    def __init__(self, *, upstreams: tuple[str, ...] = ("a", "b"), **settings: Any) -> None:
+        super().__init__(upstreams=upstreams, **{"probe": "none", **settings})
+
+    def member(self, name: str) -> Member:
+        """Return a member of the pool."""
+        found = self.ctx.pool.find(name)
+        assert found is not None, f"no member {name}"
+        return found
+
+    def at(self, name: str) -> FakeEdge:
+        """Return a member's edge."""
+        return edge_of(self.ctx, name)
+
+    @property
+    def edges(self) -> list[FakeEdge]:
+        """The edges of all members."""
+        return [edge_of(self.ctx, member.key) for member in self.ctx.pool.members]
+
+    def serve(self, name: str, upstream_id: str | None = "up-2", *, get_status: int = 405) -> None:
+        """Answer the handshake that a member is asked for."""
+        self.at(name).serve_rebuild(upstream_id, version=self.version, get_status=get_status)
+
+    def eject(self, name: str) -> None:
+        """Let a member be out."""
+        member = self.member(name)
+        self.at(name).reachable = False
+        for _ in range(self.config.health.fall):
+            member.refused()
+        self.clock.advance(self.config.health.eject_after_seconds)
+        assert not member.is_available, f"{name} is not ejected"
+
+    def move(self, name: str = "b", **how: Any) -> list[MoveResult]:
+        """Begin a move of the session; what it comes to is in the list, once it is known."""
+        results: list[MoveResult] = []
+        self.relay.move(self.member(name), results.append, **how)
+        return results
+
+    def moved(self, name: str = "b", upstream_id: str | None = "up-2", *, get_status: int = 405, **how: Any) -> None:
+        """Move the session, and see that it worked."""
+        results = self.move(name, **how)
+        self.serve(name, upstream_id, get_status=get_status)
+        assert [result.outcome for result in results] == [MoveOutcome.MOVED]
+
+    def assert_nothing_is_left(self) -> None:
+        """Close the session, let its timers run out, and hold that nothing of it is anywhere."""
+        self.relay.close(CloseReason.DELETED)
+        for edge in self.edges:
+            for farewell in edge.find(method="DELETE"):
+                farewell.answer(200)
+        self.settle()
+        assert [attempt for edge in self.edges for attempt in edge.open] == []
+        assert [(member.gate.running, len(member.gate), member.sessions) for member in self.ctx.pool.members] == [
+            (0, 0, 0)
+        ] * len(self.edges)
+        assert (self.relay.calls, self.relay.notes, self.relay.older, self.relay.moving) == ({}, set(), (), None)
+        assert (self.ctx.budget.used, self.ctx.budget.held, len(self.ctx.ids)) == (0, 0, 0)
+        assert self.clock.pending() <= self.quiet_timers
 
 
 def break_off(attempt: Attempt) -> None:
@@ -178,11 +255,20 @@ class Front:
     edge: FakeEdge
     observer: RecordingObserver
 
-    def __init__(self, **settings: Any) -> None:
-        self.ctx = make_context(**settings)
-        self.clock, self.edge, self.observer = self.ctx.clock, self.ctx.edge, self.ctx.observer  # type: ignore[assignment]
+    def __init__(
+        self,
+        *,
+        upstreams: Iterable[str] = (),
+        policy: str = "round_robin",
+        limits: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.ctx = make_context(upstreams=upstreams, policy=policy, limits=limits, **settings)
+        self.clock, self.edge, self.observer = self.ctx.clock, edge_of(self.ctx), self.ctx.observer  # type: ignore[assignment]
         self.registry = Registry(self.ctx)
-        self.listener = Listener(self.registry, make_config(**settings).listen)
+        config = make_config(**settings)
+        self.routes = RouteTable(config.routes, lambda _: self.registry)
+        self.listener = Listener(self.routes, config.listen, self.ctx.observer)
 
     def handle(
         self,

@@ -34,7 +34,8 @@ class PythonServer:
         self._interpreter = envs.ensure(line)
         self._directory = tempfile.TemporaryDirectory(prefix="mcp-server-")
         self._counter = Path(self._directory.name) / "executed"
-        self._flags = ["--counter-file", str(self._counter)]
+        self._methods = Path(self._directory.name) / "methods"
+        self._flags = ["--counter-file", str(self._counter), "--method-file", str(self._methods)]
         for flag, is_set in (
             ("--event-store", event_store),
             ("--json", json_answers),
@@ -57,6 +58,12 @@ class PythonServer:
     def url(self) -> str:
         """The MCP endpoint."""
         return f"http://127.0.0.1:{self.port}/mcp"
+
+    @property
+    def pid(self) -> int:
+        """The process that serves now."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def is_running(self) -> bool:
@@ -108,3 +115,7 @@ class PythonServer:
             return []
         calls = [json.loads(line) for line in self._counter.read_text().splitlines()]
         return [call for call in calls if tool in (None, call["tool"])]
+
+    def asked(self, method: str) -> int:
+        """Count the JSON-RPC messages of one method that arrived, through all restarts."""
+        return self._methods.read_text().splitlines().count(method) if self._methods.exists() else 0

@@ -1,7 +1,9 @@
-"""A whole world on the fakes for the simulation: one upstream server and some clients, each a small honest model.
+"""A whole world on the fakes for the simulation: some upstream servers and some clients, each a small honest model.
 
-The server keeps its own books (sessions, executions, what it asked and was answered), the clients theirs (what each
-stream has shown them). Both assert what must never happen at the line where it does. Neither knows the proxy's inside.
+The servers keep their own books (sessions, what they asked and were answered) and common ones (which call was executed
+where), the clients theirs (what each stream has shown them). All assert what must never happen at the line where it
+does. None knows the proxy's inside. A server takes the worst view of what reached it: a request that was broken off or
+given up before it was looked at is executed all the same.
 """
 
 from __future__ import annotations
@@ -26,9 +28,50 @@ from support.fakes import (
 )
 from support.scenes import Front, break_off
 
+PROGRESS = "notifications/progress"
 RESYNC = "notifications/tools/list_changed"
 """The one notification that only the proxy sends here: it tells a discontinuity."""
 SMALL_WINDOW = 6
+PROBE = "mcp-session-proxy-probe"
+"""The name under which the proxy itself asks whether a server is well."""
+PROMPT = "prompt"
+"""A request that only reads whatever the server says: no tool."""
+SAFE_TOOLS, UNSAFE_TOOLS = ("vouched*",), ("forbidden",)
+"""What the operator says of tools; the server says something else."""
+TOOLS: dict[str, dict[str, bool]] = {
+    "write": {},
+    "overwrite": {"readOnlyHint": False, "idempotentHint": False},
+    "read": {"readOnlyHint": True},
+    "same": {"idempotentHint": True},
+    "vouched-for": {},
+    "forbidden": {"readOnlyHint": True},
+}
+"""The tools and their annotations."""
+REPEATABLE = frozenset({PROMPT, "read", "same", "vouched-for"})
+"""What may be executed more than once."""
+
+
+class Books:
+    """What all servers together have executed, and every event id they gave."""
+
+    def __init__(self) -> None:
+        self.executions: dict[int, int] = {}
+        self.cursors: dict[str, ServerCall | ServerSession] = {}
+        self.tag = 0
+
+    def execute(self, attempt: Attempt) -> int:
+        """Enter an execution and return which one of its call it is, from 1."""
+        params = attempt.message["params"]
+        serial = params["serial"]
+        self.executions[serial] = run = self.executions.get(serial, 0) + 1
+        assert run == 1 or params["name"] in REPEATABLE, f"call {serial} of {params['name']} was executed twice"
+        return run
+
+    def event_id(self, owner: ServerCall | ServerSession) -> str:
+        """Give an event id that no server gives again."""
+        self.tag += 1
+        self.cursors[f"e{self.tag}"] = owner
+        return f"e{self.tag}"
 
 
 @dataclass(eq=False)
@@ -37,12 +80,20 @@ class ServerCall:
 
     client: str
     serial: int
+    run: int
     request_id: int | str
     upstream_id: str
     has_ids: bool
     attempt: Attempt | None
     frames: list[tuple[str, bytes]] = field(default_factory=list)
+    counted: int = 0
+    """Messages without the progress between them."""
+    progress: int = 0
     is_done: bool = False
+
+    def said(self) -> dict[str, Any]:
+        """Return what the next message says of itself."""
+        return {"of": self.serial, "k": self.counted, "run": self.run, "client": self.client}
 
 
 @dataclass(eq=False)
@@ -50,6 +101,8 @@ class ServerSession:
     """One session of the server."""
 
     id: str
+    label: str
+    """Names it among the sessions of all servers, whose ids are the same."""
     client: str
     has_ids: bool
     link: Attempt | None = None
@@ -65,39 +118,72 @@ class ServerSession:
 class Server:
     """The upstream: every open exchange waits here until the dice say what happens to it."""
 
-    def __init__(self, edge: FakeEdge, dice: random.Random, *, lost_status: int, may_repeat: bool) -> None:
+    def __init__(
+        self,
+        edge: FakeEdge,
+        dice: random.Random,
+        books: Books,
+        *,
+        lost_status: int,
+        may_repeat: bool,
+        name: str = "default",
+    ) -> None:
         self.edge = edge
         self.dice = dice
+        self.books = books
         self.lost_status = lost_status
         self.may_repeat = may_repeat
+        self.name = name
         self.is_up = True
+        self.is_stopped = False
+        """Whether it takes connections and does nothing, as a stopped process does."""
         self.is_healthy = False
         """Whether it does everything right from now on."""
         self.sessions: dict[str, ServerSession] = {}
+        self.doubted: set[str] = set()
+        """Sessions that a proxy may take for lost although they are there: their server was silent for a while."""
         self.calls: list[ServerCall] = []
-        self.executions: dict[int, int] = {}
-        self.cursors: dict[str, ServerCall | ServerSession] = {}
         self.stuck: set[Attempt] = set()
         self.halves: list[tuple[Attempt, bytes]] = []
         """Answers under way: what is still to come of each."""
-        self.tag = 0
+        self._inbox: list[Attempt] = []
+        self._seen = 0
         self._made = 0
         edge.reachable = True
 
     # -- outages
 
+    @property
+    def is_there(self) -> bool:
+        """Tell whether it does anything."""
+        return self.is_up and not self.is_stopped
+
     def fall(self) -> None:
         """Die: every exchange is cut, every session forgotten, connections refused."""
-        self.is_up = self.edge.reachable = False
+        self._take_in()
+        self.is_up = self.edge.reachable = self.is_stopped = False
+        for attempt in self.edge.open:
+            if _is_call(attempt) and attempt in self._inbox and attempt.upstream_id in self.sessions:
+                self.books.execute(attempt)
         self.forget()
         for attempt in self.edge.open:
-            if attempt.rpc == "tools/call" and not attempt.has_head and attempt not in self.stuck:
-                self._executed(attempt)
-            break_off(attempt)
+            # Not one that was ended by what another one's end called for.
+            if attempt.is_open:
+                break_off(attempt)
 
     def rise(self) -> None:
         """Come back with nothing."""
         self.is_up = self.edge.reachable = True
+
+    def stop(self) -> None:
+        """Stop in the middle of everything: connections are accepted, and nobody answers."""
+        self.is_stopped = True
+        self.doubted.update(self.sessions)
+
+    def go_on_running(self) -> None:
+        """Run again, with all that has arrived meanwhile."""
+        self.doubted.update(self.sessions)
+        self.is_stopped = False
 
     def forget(self) -> None:
         """Lose every session; what streams goes on streaming until it is cut."""
@@ -105,10 +191,30 @@ class Server:
 
     # -- one step for one exchange
 
+    def _take_in(self) -> None:
+        """Read what has arrived; what was given up before it was looked at is done all the same."""
+        attempts = self.edge.attempts
+        self._inbox.extend(attempts[self._seen :])
+        self._seen = len(attempts)
+        kept: list[Attempt] = []
+        for attempt in self._inbox:
+            if attempt.has_head or attempt.is_over or attempt in self.stuck:
+                continue
+            if attempt.is_open or not self.is_there:
+                kept.append(attempt)
+            elif attempt.method == "DELETE":
+                self.sessions.pop(attempt.upstream_id or "", None)
+            elif attempt.rpc == "ping":
+                self.doubted.add(attempt.upstream_id or "")
+            elif _is_call(attempt) and attempt.upstream_id in self.sessions:
+                self.books.execute(attempt)
+        self._inbox = kept
+
     @property
     def waiting(self) -> list[Attempt]:
-        """The exchanges that got no head yet."""
-        return [attempt for attempt in self.edge.open if not attempt.has_head and attempt not in self.stuck]
+        """The exchanges that got no head yet and can be given one."""
+        self._take_in()
+        return [] if self.is_stopped else [attempt for attempt in self._inbox if attempt.is_open]
 
     def serve(self, attempt: Attempt) -> None:
         """Do something about an exchange."""
@@ -125,12 +231,23 @@ class Server:
             attempt.json(status, {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "lost"}})
         elif attempt.method == "GET":
             self._get(attempt, self.sessions[attempt.upstream_id])
-        elif attempt.rpc == "tools/call":
+        elif _is_call(attempt):
             self._call(attempt, self.sessions[attempt.upstream_id])
+        elif attempt.rpc == "tools/list":
+            self._maybe(attempt, lambda: attempt.json(200, self._tools(attempt)))
         elif attempt.rpc is not None and attempt.message.get("id") is not None:
+            # A ping that fails twice loses the session for the proxy.
+            self.doubted.add(attempt.upstream_id or "")
             self._maybe(attempt, attempt.json)
         else:
             self._note(attempt, self.sessions[attempt.upstream_id])
+
+    def _tools(self, attempt: Attempt) -> bytes:
+        """Write the list of tools, in two pages."""
+        listed = [{"name": name, "annotations": annotations} for name, annotations in TOOLS.items()]
+        if (attempt.message.get("params") or {}).get("cursor") == "2":
+            return result_body(attempt.message["id"], {"tools": listed[3:]})
+        return result_body(attempt.message["id"], {"tools": listed[:3], "nextCursor": "2"})
 
     def _maybe(self, attempt: Attempt, verb: Any) -> None:
         """Mostly do it; sometimes fail as servers do."""
@@ -144,7 +261,9 @@ class Server:
     def _initialize(self, attempt: Attempt) -> None:
         self._made += 1
         client = attempt.message["params"]["clientInfo"]["name"]
-        session = ServerSession(f"up-{self._made}", client, has_ids=self.dice.random() < 0.6)
+        session = ServerSession(
+            f"up-{self._made}", f"{self.name}/{self._made}", client, has_ids=self.dice.random() < 0.6
+        )
         version = attempt.message["params"]["protocolVersion"]
         body = initialize_answer(version, request_id=attempt.message["id"], tools=True)
 
@@ -169,15 +288,17 @@ class Server:
                 attempt.answer(503)  # refused, so it may come again
                 return
             session.answered.add(shown)
+        elif message["method"] == "notifications/cancelled":
+            meant = message["params"]["requestId"]
+            known = {other.message["id"] for other in self._calls_in(session)}
+            assert meant in known, f"{session.label} never got a call {meant!r}"
         if not self.is_healthy and self.dice.random() < 0.1:
             break_off(attempt)
         else:
             attempt.answer(202)
 
-    def _executed(self, attempt: Attempt) -> None:
-        serial = attempt.message["params"]["serial"]
-        self.executions[serial] = self.executions.get(serial, 0) + 1
-        assert self.executions[serial] == 1, f"call {serial} was executed twice"
+    def _calls_in(self, session: ServerSession) -> list[Attempt]:
+        return [each for each in self.edge.attempts if each.upstream_id == session.id and _is_call(each)]
 
     def _call(self, attempt: Attempt, session: ServerSession) -> None:
         chance = 0.0 if self.is_healthy else self.dice.random()
@@ -187,9 +308,9 @@ class Server:
         if chance > 0.94:
             attempt.answer(429, [], b"slow down")
             return
-        self._executed(attempt)
-        params = attempt.message["params"]
-        call = ServerCall(session.client, params["serial"], attempt.message["id"], session.id, session.has_ids, attempt)
+        run = self.books.execute(attempt)
+        message, params = attempt.message, attempt.message["params"]
+        call = ServerCall(session.client, params["serial"], run, message["id"], session.id, session.has_ids, attempt)
         assert params["client"] == session.client, "a call in another client's session"
         self.calls.append(call)
         if chance > 0.91:
@@ -206,22 +327,18 @@ class Server:
         else:
             attempt.sse()
             if call.has_ids and self.dice.random() < 0.7:
-                priming = self._event_id(call)
+                priming = self.books.event_id(call)
                 attempt.data(f"id: {priming}\ndata:\n\n".encode())
 
     def _result(self, call: ServerCall) -> bytes:
-        return result_body(call.request_id, {"of": call.serial, "k": len(call.frames) + 1, "client": call.client})
-
-    def _event_id(self, owner: ServerCall | ServerSession) -> str:
-        self.tag += 1
-        self.cursors[f"e{self.tag}"] = owner
-        return f"e{self.tag}"
+        call.counted += 1
+        return result_body(call.request_id, call.said())
 
     # -- streams
 
     def _get(self, attempt: Attempt, session: ServerSession) -> None:
         cursor = attempt.header(h.LAST_EVENT_ID)
-        owner = self.cursors.get(cursor or "")
+        owner = self.books.cursors.get(cursor or "")
         if not self.is_healthy and self.dice.random() < 0.15:
             attempt.answer(self.dice.choice([400, 409, 503]))
         elif isinstance(owner, ServerCall):
@@ -249,16 +366,17 @@ class Server:
         ]
 
     def _resume(self, attempt: Attempt, call: ServerCall, cursor: str) -> None:
-        assert attempt.upstream_id == call.upstream_id, "a cursor of another upstream session"
+        assert call in self.calls and attempt.upstream_id == call.upstream_id, "a cursor of another upstream session"  # noqa: PT018
         if call.attempt is not None and call.attempt.is_open and not self.is_healthy:
             attempt.answer(409)
             return
         call.attempt = attempt
         attempt.sse()
-        foreign = [other for other in self.calls if other is not call and other.client == call.client]
+        foreign = [other for other in self.calls if other.serial != call.serial and other.client == call.client]
         if foreign and self.dice.random() < 0.2:
             other = self.dice.choice(foreign)
-            attempt.frame(result_body(other.request_id, {"of": other.serial, "k": 1, "client": "foreign"}))
+            said = {"of": other.serial, "k": 1, "run": other.run, "client": "foreign"}
+            attempt.frame(result_body(other.request_id, said))
         for event_id, data in self._behind(call.frames, cursor):
             if attempt.is_open:
                 attempt.frame(data, event_id)
@@ -266,17 +384,24 @@ class Server:
     @property
     def running(self) -> list[ServerCall]:
         """The calls that have no result yet and a stream to give it on."""
+        if not self.is_there:
+            return []
         return [call for call in self.calls if not call.is_done and call.attempt is not None and call.attempt.has_head]
 
     def emit(self, call: ServerCall, *, is_last: bool) -> None:
         """Send a call's next message, or store it where the stream is cut and has an event store behind it."""
         if is_last:
             data = self._result(call)
+        elif self.may_repeat and self.dice.random() < 0.2:
+            # Not where the window is small: what was told can then be out of the proxy's sight.
+            call.progress += 1
+            said = {**call.said(), "progressToken": call.serial, "progress": call.progress}
+            data = notification_body(PROGRESS, said)
         else:
-            params = {"of": call.serial, "k": len(call.frames) + 1, "client": call.client}
-            data = notification_body("notifications/message", params)
+            call.counted += 1
+            data = notification_body("notifications/message", call.said())
         call.is_done = is_last
-        event_id = self._event_id(call) if call.has_ids else ""
+        event_id = self.books.event_id(call) if call.has_ids else ""
         call.frames.append((event_id, data))
         attempt = call.attempt
         if attempt is None or not attempt.is_open:
@@ -317,18 +442,17 @@ class Server:
             return
         shown: int | str = session.next_ask if session.next_ask % 3 else str(session.next_ask)
         session.next_ask += 1
-        self.tag += 1
-        session.asked[shown] = self.tag
-        params = {"tag": self.tag, "client": session.client}
+        self.books.tag += 1
+        session.asked[shown] = self.books.tag
+        params = {"tag": self.books.tag, "client": session.client}
         session.link.frame(request_body("sampling/createMessage", shown, params))
 
     def tell(self, session: ServerSession) -> None:
         """Send the next standalone message; without an event store it is lost while no stream is open."""
         session.sent += 1
-        data = notification_body(
-            "notifications/message", {"n": session.sent, "session": session.id, "client": session.client}
-        )
-        event_id = self._event_id(session) if session.has_ids else ""
+        said = {"n": session.sent, "session": session.label, "client": session.client}
+        data = notification_body("notifications/message", said)
+        event_id = self.books.event_id(session) if session.has_ids else ""
         if session.has_ids:
             session.store.append((event_id, data))
         if session.link is not None and session.link.is_open:
@@ -338,17 +462,18 @@ class Server:
     def heal(self) -> None:
         """Come back for good, and take up what was left lying."""
         self.is_healthy = True
+        if self.is_stopped:
+            self.go_on_running()
         self.rise()
         for attempt in tuple(self.stuck):
             if attempt.is_open and attempt.upstream_id in self.sessions:
-                attempt.json(200, {"jsonrpc": "2.0", "id": attempt.message["id"], "result": self._late(attempt)})
-
-    def _late(self, attempt: Attempt) -> dict[str, Any]:
-        params = attempt.message["params"]
-        for call in self.calls:
-            if call.attempt is attempt:
+                (call,) = [each for each in self.calls if each.attempt is attempt]
                 call.is_done = True
-        return {"of": params["serial"], "k": 1, "client": params["client"]}
+                attempt.json(200, self._result(call))
+
+
+def _is_call(attempt: Attempt) -> bool:
+    return attempt.rpc in ("tools/call", "prompts/get")
 
 
 def _offset(event_id: str) -> int:
@@ -391,12 +516,17 @@ class ClientCall:
     """One call as its client sees it."""
 
     serial: int
+    kind: str
     request_id: int | str
     body: bytes
     last_id: str | None = None
     shown: set[bytes] = field(default_factory=set)
+    run: int = 0
+    """Which execution the latest message came from; 0 before the first."""
     told: int = 0
-    """Messages received; the upstream numbers them from 1."""
+    """Messages received of that execution; the upstream numbers them from 1."""
+    progress: int = 0
+    """The highest that was told."""
     end: str = ""
     """How it was answered; empty while it was not."""
     is_gone: bool = False
@@ -442,8 +572,11 @@ class Client:
         serial = next(self.serials)
         self.requests += 1
         request_id = self.requests if self.requests % 2 else str(self.requests)
-        body = request_body("tools/call", request_id, {"serial": serial, "client": self.name})
-        call = ClientCall(serial, request_id, body)
+        kind = self.dice.choice([*TOOLS, "write", PROMPT])
+        method = "prompts/get" if kind == PROMPT else "tools/call"
+        params = {"name": kind, "serial": serial, "client": self.name}
+        body = request_body(method, request_id, params)
+        call = ClientCall(serial, kind, request_id, body)
         self.calls.append(call)
         self._post(body, call)
 
@@ -572,7 +705,11 @@ class Client:
             return
         assert not call.end, f"call {call.serial}: more behind its answer"
         message = json.loads(frame.data)
-        if "method" in message:
+        if message.get("method") == PROGRESS:
+            told = message["params"]["progress"]
+            assert told > call.progress, f"call {call.serial}: progress {told} after {call.progress}"
+            call.progress = told
+        elif "method" in message:
             self._counted(call, message["params"], is_last=False)
         else:
             self._response(call, message)
@@ -590,10 +727,15 @@ class Client:
 
     def _counted(self, call: ClientCall, said: dict[str, Any], *, is_last: bool) -> None:
         assert (said["client"], said["of"]) == (self.name, call.serial), "a message of another call"
+        if said["run"] != call.run:
+            assert said["run"] > call.run, f"call {call.serial}: execution {said['run']} after {call.run}"
+            assert not call.run or call.kind in REPEATABLE, f"call {call.serial}: executed again"
+            call.run, call.told = said["run"], 0
         missing = said["k"] - call.told - 1
         assert missing >= 0, f"call {call.serial}: message {said['k']} after {call.told}"
-        # An answer alone is how a hole is told where the answer is retained; the window is then full of newer ones.
-        is_told = is_last and missing >= SMALL_WINDOW - 1
+        # An answer alone is how a hole is told where the answer is retained; the window is then full of newer ones,
+        # or of those of an earlier execution.
+        is_told = is_last and (missing >= SMALL_WINDOW - 1 or call.run > 1)
         assert not missing or is_told or call.is_restarted, f"call {call.serial}: {missing} are missing"
         call.told = said["k"]
         call.is_restarted = False

@@ -38,7 +38,7 @@ class Transport(asyncio.Transport):
 
 
 class Answered:
-    """One answer on a connection of its own. Fulfils `exchange.Pool`."""
+    """One answer on a connection of its own. Fulfils `exchange.Connections`."""
 
     def __init__(self, heads: KnownHeads, *pieces: bytes) -> None:
         self.heads = heads

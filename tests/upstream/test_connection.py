@@ -64,7 +64,7 @@ class FakeTransport(asyncio.Transport):
 
 
 class Line:
-    """A connection between a pool and a server, both played by the test. Fulfils `connection.Pool`."""
+    """A connection between a pool and a server, both played by the test. Fulfils `exchange.Connections`."""
 
     are_heads_known = False
     """Whether every answer is one whose head was read before."""

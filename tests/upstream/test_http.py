@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from proxy.upstream.base import Loss
+from proxy.upstream.base import Loss, UpstreamRequest
 from proxy.upstream.http import HttpEdge, _is_quiet
 from support.raw_server import Bench, Heard, Peer, answering, ok, playing, turns
 from support.waiting import until
@@ -40,6 +40,50 @@ async def test_hundreds_of_streams_are_open_at_once() -> None:
         await until(lambda: all(each.status == 200 for each in heard), "every head")
 
         assert len(b.server.open) == 130
+
+
+async def test_no_more_connections_rest_than_may_be() -> None:
+    """Beyond that they end with their answer; the others are used on."""
+    gate = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while await peer.request() is not None:
+            await gate.wait()
+            await peer.send(ok())
+
+    async with Bench(HttpEdge, script, max_connections=2) as b:
+        heard = [b.send()[0] for _ in range(5)]
+        await until(lambda: len(b.server.requests) == 5, "every request")
+        gate.set()
+        for each in heard:
+            await each.over()
+        await until(lambda: len(b.server.open) == 2, "the end of the others")
+
+        assert (await b.ask()).proven is True
+        assert b.server.connections == 5
+
+
+async def test_own_headers_take_the_place_of_a_client_s() -> None:
+    """Those of the same name, whatever their case, are the upstream's own, the correlation id too."""
+    own = (("X-Api-Key", "secret"), ("x-request-id", "mine"))
+    async with Bench(HttpEdge, answering(ok()), headers=own) as b:
+        heard = Heard()
+        headers = [("x-api-key", "client's"), ("X-a", "1"), ("X-API-KEY", "other")]
+        b.edge.send(UpstreamRequest("POST", headers, b"{}", correlation_id="one"), heard)
+        await heard.over()
+        (received,) = b.server.requests
+
+        assert [received.get(name) for name in ("x-api-key", "x-a", "x-request-id")] == [["secret"], ["1"], ["mine"]]
+
+
+async def test_a_path_takes_the_place_of_the_url_s() -> None:
+    """As it is, without another look at it."""
+    async with Bench(HttpEdge, answering(ok())) as b:
+        heard = Heard()
+        b.edge.send(UpstreamRequest("GET", [], b"", path="/a;b/healthz"), heard)
+        await heard.over()
+
+        assert [received.target for received in b.server.requests] == ["/a;b/healthz"]
 
 
 async def test_nothing_is_left_of_an_ended_exchange() -> None:

@@ -332,6 +332,192 @@ def test_a_close_ends_the_pacing() -> None:
     assert world.gone == ["b1"]
 
 
+# -- a member of a pool
+
+
+def test_each_attempt_is_told_before_anybody_is_let_go() -> None:
+    """Whoever judges the upstream's health has the last word on where they go."""
+    world = World()
+    world.recovery._attempted = lambda reached: world.gone.append(f"reached: {reached}")
+    world.wait("a", live=True)
+    world.next_delay()
+    world.edge.reached(False)
+    world.next_delay()
+    world.edge.reached()
+
+    assert world.gone == ["reached: False", "reached: True", "a"]
+
+
+def test_an_error_of_who_is_told_stops_nothing() -> None:
+    """The loop goes on, and the waiters go when they may."""
+    world = World()
+
+    def fail(reached: bool) -> None:
+        raise ValueError(str(reached))
+
+    world.recovery._attempted = fail
+    world.wait("a", live=True)
+    for reached in (False, True):
+        world.next_delay()
+        with pytest.raises(ValueError, match=str(reached)):
+            world.edge.reached(reached)
+
+    assert world.gone == ["a"]
+    assert world.clock.pending() == 0
+
+
+def test_nobody_is_asked_for_nobody() -> None:
+    """When all have given up, the next attempt is the last until somebody waits again."""
+    world = World()
+    world.wait("a").cancel()
+    world.next_delay()
+    world.edge.reached(False)
+
+    assert world.clock.pending() == 0
+
+    world.wait("b", live=True)
+    world.next_delay()
+    world.edge.reached()
+
+    assert world.gone == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("most", "at_once", "later"),
+    [(None, ["l1", "l2"], ["b1", "b2"]), (1, ["l1"], []), (3, ["l1", "l2"], ["b1"]), (0, [], [])],
+)
+def test_waiters_can_be_released(most: int | None, at_once: list[str], later: list[str]) -> None:
+    """The live ones first and at once, the others in their turn; those beyond the number wait on."""
+    world = World(rebuilds_per_second=10.0)
+    world.wait("b1")
+    world.wait("gone", live=True).cancel()
+    world.wait("l1", live=True)
+    world.wait("b2")
+    world.wait("l2", live=True)
+
+    assert world.recovery.release(most) == len(at_once) + len(later)
+    assert world.gone == at_once
+
+    world.clock.advance(0.0999)
+    asked = world.edge.reach_count
+    world.clock.advance(1.0)
+
+    assert world.gone == at_once + later
+    assert (asked, world.edge.reach_count) == (0, 0 if most is None else 1)
+    if most is not None:
+        world.edge.reached()
+        world.clock.advance(1.0)
+        assert sorted(world.gone) == ["b1", "b2", "l1", "l2"]
+
+
+def test_released_while_it_is_asked() -> None:
+    """The answer that comes then finds nobody, ends the loop and does no harm."""
+    world = World()
+    world.wait("a", live=True)
+    world.clock.advance(0.1)
+    world.recovery.release()
+    world.edge.reached(False)
+
+    assert world.gone == ["a"]
+    assert (len(world.edge.reaches), world.clock.pending()) == (0, 0)
+
+
+def test_it_can_be_watched_although_nobody_waits() -> None:
+    """Asked until it is there, once; who waits here is let go then, too."""
+    world = World()
+    told: list[bool] = []
+    world.recovery._attempted = told.append
+    world.recovery.watch()
+    world.recovery.watch()
+    world.next_delay()
+    world.edge.reached(False)
+    world.next_delay()
+    world.wait("a", live=True)
+    world.edge.reached()
+
+    assert (told, world.gone) == ([False, True], ["a"])
+    assert world.clock.pending() == 0
+
+    world.wait("b", live=True)
+    world.recovery.release()
+    assert world.clock.pending() == 0, "the watch is over"
+
+
+@pytest.mark.parametrize("is_awaited", [False, True])
+def test_a_watch_can_be_ended(is_awaited: bool) -> None:
+    """Then it is asked only as long as somebody waits."""
+    world = World()
+    world.recovery.watch()
+    if is_awaited:
+        world.wait("a", live=True)
+    world.recovery.release(0)
+    world.recovery.unwatch()
+
+    assert world.clock.pending() == is_awaited
+
+
+def test_a_release_does_not_end_a_watch() -> None:
+    """Those who wait elsewhere still want to know."""
+    world = World()
+    world.wait("a", live=True)
+    world.recovery.watch()
+    world.recovery.release()
+    world.next_delay()
+
+    assert (world.gone, len(world.edge.reaches)) == (["a"], 1)
+
+
+def test_one_that_is_passed_by_is_not_asked() -> None:
+    """While others can be had, who comes to wait here goes after the usual delay, which grows, and chooses again."""
+    world = World(reconnect_min_seconds=1.0, reconnect_max_seconds=2.0)
+    world.recovery.bypass(True)
+    gone_at = []
+    for _ in range(3):
+        world.wait("a", live=True)
+        world.wait("b")
+        began, before = world.clock.now(), len(world.gone)
+        while len(world.gone) == before:
+            world.clock.advance(0.1)
+        gone_at.append(round(world.clock.now() - began, 1))
+        world.clock.advance(0.1)
+
+    assert gone_at == [1.0, 1.6, 2.0]
+    assert world.gone == ["a", "b"] * 3
+    assert world.edge.reach_count == 0
+
+    world.recovery.bypass(False)
+    world.wait("c", live=True)
+    world.next_delay()
+    assert world.edge.reach_count == 1
+
+
+def test_it_is_busy_while_anybody_waits() -> None:
+    """In either queue; a place that was given up does not count."""
+    world = World(rebuilds_per_second=10.0)
+    waiting = world.wait("a")
+    paced = world.pace("b")
+
+    assert world.recovery.is_busy
+    waiting.cancel()
+    assert world.recovery.is_busy
+    paced.cancel()
+    assert not world.recovery.is_busy
+
+
+def test_it_is_down_from_a_refusal_to_an_answer() -> None:
+    """A connection alone is no answer."""
+    world = World()
+
+    assert not world.recovery.is_down
+    world.recovery.lost()
+    world.wait("a", live=True)
+    world.next_delay()
+    world.edge.reached()
+    assert world.recovery.is_down
+    world.recovery.alive()
+    assert not world.recovery.is_down
+
+
 class RecoveryModel(RuleBasedStateMachine):
     """Waiters that come, give up, are let go and come again, in any order."""
 
@@ -358,6 +544,24 @@ class RecoveryModel(RuleBasedStateMachine):
         if held:
             data.draw(st.sampled_from(held)).cancel()
             self.gave_up += 1
+
+    @rule(most=st.sampled_from([None, 0, 1, 5]))
+    def release(self, most: int | None) -> None:
+        """Another upstream is there."""
+        self.world.recovery.release(most)
+
+    @rule(is_bypassed=st.booleans())
+    def bypass(self, is_bypassed: bool) -> None:
+        """Others are there, or none any more."""
+        self.world.recovery.bypass(is_bypassed)
+
+    @rule(is_watched=st.booleans())
+    def watch(self, is_watched: bool) -> None:
+        """All are out, or one is back."""
+        if is_watched:
+            self.world.recovery.watch()
+        else:
+            self.world.recovery.unwatch()
 
     @rule(seconds=st.sampled_from([0.05, 0.5, 10.0]))
     def advance(self, seconds: float) -> None:
@@ -388,6 +592,7 @@ class RecoveryModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Once the upstream is there, everybody goes."""
+        self.world.recovery.bypass(False)
         self.world.edge.reachable = True
         self.answer(outcome=True)
         self.world.clock.advance(100.0)

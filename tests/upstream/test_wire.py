@@ -1,10 +1,12 @@
 """The pool of the wire edge and what it writes: which connection is used, when an idle one ends, exact bytes."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from proxy.config import Upstream
+from proxy.core.headers import Block
 from proxy.upstream.base import Loss, UpstreamRequest
 from proxy.upstream.connection import Connection
 from proxy.upstream.wire import WireEdge
@@ -12,7 +14,7 @@ from support.raw_server import Bench, Heard, Peer, answering, ok, playing, turns
 from support.waiting import until
 
 
-async def bytes_of(request: UpstreamRequest) -> bytes:
+async def bytes_of(request: UpstreamRequest, **settings: Any) -> bytes:
     """Return what is written for a request."""
     got: list[bytes] = []
 
@@ -21,7 +23,7 @@ async def bytes_of(request: UpstreamRequest) -> bytes:
         got.append(await peer.reader.readexactly(len(request.body)))
         await peer.send(ok())
 
-    async with Bench(WireEdge, script) as b:
+    async with Bench(WireEdge, script, **settings) as b:
         heard = Heard()
         b.edge.send(request, heard)
         await heard.over()
@@ -42,6 +44,50 @@ async def test_a_fresh_request_without_a_body_has_no_length() -> None:
     assert await bytes_of(UpstreamRequest("GET", [], b"", fresh=True)) == (
         b"GET /mcp HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nConnection: close\r\n\r\n"
     )
+
+
+async def test_a_path_takes_the_place_of_the_url_s() -> None:
+    """Everything else of the request stays as it is."""
+    assert await bytes_of(UpstreamRequest("GET", [("X-a", "1")], b"", fresh=True, path="/healthz")) == (
+        b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nX-a: 1\r\nConnection: close\r\n\r\n"
+    )
+
+
+async def test_own_headers_are_written_behind_a_client_s() -> None:
+    """Those of the same name are the upstream's own, whatever their case; the others stay in their order."""
+    request = UpstreamRequest("POST", [("x-api-key", "client's"), ("X-a", "1"), ("X-API-KEY", "other")], b"{}")
+    own = (("X-Api-Key", "secret"), ("X-b", "2"))
+
+    assert await bytes_of(request, headers=own) == (
+        b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nX-a: 1\r\nX-Api-Key: secret\r\nX-b: 2\r\n"
+        b"Content-Length: 2\r\n\r\n{}"
+    )
+
+
+@pytest.mark.parametrize(("own", "seen"), [((), b"one"), ((("x-request-id", "two"),), b"two")])
+async def test_a_request_has_one_correlation_id(own: tuple[tuple[str, str], ...], seen: bytes) -> None:
+    """The proxy's, or what was configured in its place."""
+    written = await bytes_of(UpstreamRequest("POST", [], b"", correlation_id="one"), headers=own)
+
+    assert written.lower().count(b"x-request-id: ") == 1
+    assert b": " + seen + b"\r\n" in written
+
+
+async def test_own_headers_go_to_no_other_upstream() -> None:
+    """A block is rendered once for each upstream that it goes to, and never with another one's headers."""
+    headers = Block([("X-a", "1")])
+    edges = [WireEdge(Upstream(headers=own)) for own in ((("X-Key", "one"),), (("X-Key", "two"),), ())]
+    request = UpstreamRequest("POST", headers, b"")
+    for edge, own in [*zip(edges, (b"one", b"two", b""), strict=True)] * 2:
+        first = edge._head(request)
+
+        assert first.count(b"X-Key: ") == bool(own)
+        assert own in first
+        rendered = headers.rendered
+        assert edge._head(request) == first
+        assert headers.rendered is rendered, "once"
+    for edge in edges:
+        await edge.close()
 
 
 async def test_bytes_that_are_not_utf_8_go_through() -> None:
@@ -166,3 +212,25 @@ async def test_a_connection_that_ends_in_the_pool_leaves_it() -> None:
         await until(lambda: not b.edge._open, "the end of the connection")
 
         assert not b.edge._idle
+
+
+async def test_no_more_connections_rest_than_may_be() -> None:
+    """Beyond that the oldest ends; the others are used on."""
+    gate = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while await peer.request() is not None:
+            await gate.wait()
+            await peer.send(ok())
+
+    async with Bench(WireEdge, script, max_connections=2) as b:
+        heard = [b.send()[0] for _ in range(5)]
+        await until(lambda: len(b.server.requests) == 5, "every request")
+        gate.set()
+        for each in heard:
+            await each.over()
+        await until(lambda: len(b.server.open) == 2, "the end of the others")
+
+        assert len(b.edge._idle) == len(b.edge._open) == 2
+        assert (await b.ask()).proven is True
+        assert b.server.connections == 5
