@@ -238,7 +238,7 @@ def test_a_changed_route_keeps_its_sessions():
 
 
 def test_a_retiring_route_serves_the_sessions_it_has_and_takes_no_others():
-    """Calls, streams and DELETE go on; a new `initialize` finds no such path."""
+    """Calls, streams and DELETE go on; a new `initialize`, and what needs no session, find no such path."""
     routes = Routes(GITHUB, FILES)
     session_id = routes.opened("github")
     routes.table.retire(routes.served("github"))
@@ -249,7 +249,10 @@ def test_a_retiring_route_serves_the_sessions_it_has_and_takes_no_others():
     routes.edge("github").last.answer(202)
 
     assert call.json()["id"] == 1
+    sessionless = routes.post("/github/mcp", request_body("tools/list", 2))
+
     assert (refused.status, reason(refused)) == (404, "no_such_path")
+    assert (sessionless.status, reason(sessionless)) == (404, "no_such_path")
     assert note.status == 202
     assert routes.table.known_paths == "/files/mcp"
 

@@ -88,7 +88,7 @@ class Listener:
         registry = served.registry
         envelope = jsonrpc.classify(request.body)
         if head.is_modern:
-            self._pass_through(registry, envelope, request, sink, is_modern=True)
+            self._pass_through(served, envelope, request, sink, is_modern=True)
             return
         if envelope.method == "initialize" and envelope.kind is _REQUEST and envelope.id is not None:
             self._open(served, envelope.id, request, sink)
@@ -98,11 +98,11 @@ class Listener:
         if found is not None:
             found.post(envelope, request, sink)
         elif is_modern(jsonrpc.meta_protocol_version(request.body)):
-            self._pass_through(registry, envelope, request, sink, is_modern=True)
+            self._pass_through(served, envelope, request, sink, is_modern=True)
         elif session_id is not None:
             self._reject(sink, "unknown_session", envelope.id if envelope.kind is _REQUEST else None)
         else:
-            self._pass_through(registry, envelope, request, sink, is_modern=False)
+            self._pass_through(served, envelope, request, sink, is_modern=False)
 
     def _open(self, served: Served, request_id: RequestId, request: Request, sink: Sink) -> None:
         registry = served.registry
@@ -116,8 +116,11 @@ class Listener:
             Opening(registry.ctx, request_id, request.head, request.body, sink, registry.open).begin()
 
     def _pass_through(
-        self, registry: Registry, envelope: Envelope, request: Request, sink: Sink, *, is_modern: bool
+        self, served: Served, envelope: Envelope, request: Request, sink: Sink, *, is_modern: bool
     ) -> None:
+        if served.is_retiring:
+            self._reject(sink, "no_such_path", envelope.id, path=self._routes.known_paths)
+            return
         ids: tuple[RequestId, ...] = ()
         if envelope.kind is _REQUEST and envelope.id is not None:
             ids = (envelope.id,)
@@ -125,7 +128,7 @@ class Listener:
             members = [member for member, _ in jsonrpc.split_batch(request.body)]
             ids = tuple(member.id for member in members if member.kind is _REQUEST and member.id is not None)
         exchange = Passthrough(
-            registry.ctx, ids, request.head, request.body, sink, method=envelope.method, is_modern=is_modern
+            served.registry.ctx, ids, request.head, request.body, sink, method=envelope.method, is_modern=is_modern
         )
         exchange.begin()
 

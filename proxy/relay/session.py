@@ -310,7 +310,8 @@ class SessionRelay:
             case Rest.AWAKE:
                 silence.check(self, now)
             case Rest.PARK:
-                if self.session.binding.state is not BindingState.UNBOUND:
+                # A task runs in the upstream session, and ends with it.
+                if self.session.binding.state is not BindingState.UNBOUND and not self.session.has_tasks:
                     self.park()
             case Rest.EXPIRE:
                 self.close(CloseReason.EXPIRED)

@@ -81,6 +81,10 @@ class Recovery:
     def wait(self, ready: Callable[[], None], *, live: bool) -> Ticket:
         """Call *ready* when the upstream answers connections; *live* waiters, with a request, go unpaced."""
         ticket = Ticket(ready, is_live=live)
+        if self._is_closed:
+            # It never comes back: whoever waits looks again whether there is another one now.
+            self._clock.call_later(self._config.reconnect_max_seconds, ticket.call)
+            return ticket
         # Whoever gave up leaves an empty ticket: without this an outage would gather one per request.
         if len(self._waiting) % 64 == 0:
             self._waiting = [kept for kept in self._waiting if kept.ready is not None]

@@ -243,6 +243,39 @@ def test_a_call_that_waits_for_the_binding_holds_no_room():
     assert (leg.member.gate.running, scene.relay.leg.running) == (1, 1)
 
 
+@pytest.mark.parametrize("why", ["gateway", "not sent"])
+def test_a_call_that_waits_for_its_member_holds_no_room(why: str):
+    """While it cannot be sent, others of the member may run."""
+    scene = _narrow()
+    scene.edge.reachable = False
+    scene.call(1, "ping")
+    if why == "gateway":
+        scene.edge.last.answer(503)
+    else:
+        scene.edge.last.lost(Loss.NOT_SENT)
+
+    assert (scene.relay.leg.member.gate.running, scene.relay.leg.running) == (0, 0)
+
+
+def test_a_refusal_that_is_no_news_holds_no_room_twice():
+    """Refused by a session that was replaced since, the call is sent at once, and counted once."""
+    scene = _narrow()
+    scene.call(1)
+    scene.call(2)
+    first, second = scene.edge.find(rpc="tools/call")
+    scene.lose_session(first)
+    scene.rebuilt()
+    scene.lose_session(second)
+    leg = scene.relay.leg
+
+    assert (leg.member.gate.running, leg.running) == (2, 2)
+
+    for attempt in scene.edge.find(rpc="tools/call"):
+        attempt.json()
+
+    assert (leg.member.gate.running, leg.running) == (0, 0)
+
+
 def test_a_call_that_waits_for_room_finds_its_session_lost():
     """It goes to the binding's queue and is sent in the next upstream session, once."""
     scene = _narrow(limits={"max_calls": 1})
@@ -327,6 +360,25 @@ def test_a_failover_takes_along_who_waits_for_room():
 
     assert (waiting.messages or [waiting.json()]) == [result(2)]
     assert [len(member.gate) for member in scene.ctx.pool.members] == [0, 0]
+
+
+def test_a_member_that_refuses_the_session_keeps_nobody_waiting_for_its_room():
+    """A call still runs there, but the session lies elsewhere: who waits for that room is sent there."""
+    scene = PoolScene(limits={"max_calls": 1, "queue_timeout_seconds": 60.0})
+    running, attempt = scene.streaming(1)
+    waiting = scene.call(2)
+    scene.notify("notifications/roots/list_changed")
+    scene.lose_session(scene.at("a").last)
+    scene.at("a").one(rpc="initialize").answer(422)
+    scene.serve("b")
+    scene.at("b").one(rpc="tools/call").json()
+
+    assert waiting.json() == result(2)
+
+    attempt.frame(result(1))
+
+    assert running.messages == [result(1)]
+    assert [member.gate.running for member in scene.ctx.pool.members] == [0, 0]
 
 
 ACTIONS = st.lists(
@@ -455,6 +507,33 @@ def test_an_ejected_upstream_gets_no_new_sessions_but_keeps_what_it_answers():
     attempt.frame(result(1))
 
     assert sink.messages == [result(1)]
+
+
+# -- its resumption
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_a_resumption_that_pauses_while_its_session_is_lost_asks_nobody(is_safe: bool):
+    """Its cursor is of no use elsewhere: sent again in the next upstream session where that is safe, else unknown."""
+    scene = Scene()
+    sink = scene.call(1, "prompts/get" if is_safe else "tools/call")
+    attempt = scene.edge.last
+    attempt.sse()
+    attempt.data(b"id: e1\nretry: 3000\ndata:\n\n")
+    attempt.end()
+    scene.call(2, "ping")
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt("up-2")
+    scene.clock.advance(3.1)
+
+    assert scene.edge.find(method="GET", is_open=False) == []
+
+    if is_safe:
+        scene.edge.one(rpc="prompts/get").json()
+
+        assert sink.messages == [result(1)]
+    else:
+        assert reason(sink) == "upstream_session_lost"
 
 
 # -- counts

@@ -522,6 +522,32 @@ def test_a_call_that_was_not_sent_is_not_drained():
     assert sink.messages == [result(2)]
 
 
+def test_a_call_that_waits_does_not_keep_the_old_one():
+    """It runs there no more: the last call that does ends the old upstream session."""
+    scene = PoolScene()
+    scene.call(1)
+    scene.call(2)
+    running, unsent = scene.at("a").find(rpc="tools/call")
+    scene.moved()
+    scene.at("a").reachable = False
+    unsent.lost(Loss.NOT_SENT)
+    running.json()
+
+    assert _deleted(scene, "a") == ["up-1"]
+    assert scene.relay.older == ()
+
+
+def test_nobody_is_asked_about_its_tools_when_its_time_is_over():
+    """What kind of tool was interrupted is not worth a question to a server that is taken out."""
+    scene = PoolScene(ask_tools=True)
+    sink = scene.call(1, "tools/call", {"name": "t"})
+    scene.moved(drain_seconds=0.1)
+    scene.clock.advance(0.1)
+
+    assert reason(sink) == "drained"
+    assert scene.at("a").find(rpc="tools/list", is_open=False) == []
+
+
 # -- moves that fail
 
 
@@ -695,6 +721,26 @@ def test_an_upstream_that_is_lost_during_the_move_is_replaced_by_it():
     assert sink.json()["id"] == 1
     assert _deleted(scene, "a") == []
     scene.assert_nothing_is_left()
+
+
+def test_a_ping_in_what_was_lost_is_not_waited_for_after_the_switch():
+    """A call whose 400 waits for it is sent in the new one at once."""
+    scene = PoolScene()
+    scene.move()
+    waiting = scene.call(1)
+    scene.at("a").last.answer(400)
+    ping = scene.at("a").one(rpc="ping")
+    scene.call(2)
+    scene.lose_session(scene.at("a").last)
+    scene.serve("b")
+
+    assert ping.is_aborted
+    assert sorted(attempt.message["id"] for attempt in scene.at("b").find(rpc="tools/call")) == [1, 2]
+
+    for attempt in scene.at("b").find(rpc="tools/call"):
+        attempt.json()
+
+    assert waiting.json() == result(1)
 
 
 def test_a_rebuild_that_is_under_way_when_the_move_is_done_is_ended():

@@ -134,6 +134,20 @@ def test_the_next_request_rebuilds():
     assert sink.json()["id"] == 1
 
 
+def test_a_session_whose_task_runs_is_not_parked():
+    """The task runs in the upstream session, and would end with it."""
+    scene = Scene(upstream_idle_seconds=60.0)
+    scene.relay.session.tasks = {"t": scene.relay.session.binding.generation}
+    scene.clock.advance(200.0)
+
+    assert [attempt.method for attempt in scene.edge.attempts] == []
+
+    scene.relay.session.tasks = None
+    scene.clock.advance(60.0)
+
+    assert [attempt.method for attempt in scene.edge.attempts] == ["DELETE"]
+
+
 def test_a_day_of_idleness_ends_the_session():
     """The last resort: a 404 kills every official client."""
     scene = Scene(upstream_idle_seconds=60.0, idle_seconds=600.0)
@@ -370,6 +384,19 @@ def test_a_session_that_cannot_leave_stays(why: str):
     assert scene.relay.leg.member.name == "a"
     assert scene.relay.moving is None
     assert [attempt for edge in scene.edges[1:] for attempt in edge.attempts] == []
+
+
+@pytest.mark.parametrize("why", ["pinned", "task"])
+def test_an_idle_session_that_must_stay_is_kept_bound(why: str):
+    """What holds it there holds while nobody uses it, too."""
+    scene = PoolScene()
+    if why == "pinned":
+        scene.relay.is_pinned = True
+    else:
+        scene.relay.session.tasks = {"t": Generation(1)}
+    scene.eject("a")
+
+    assert scene.relay.session.binding.state is BindingState.BOUND
 
 
 def test_a_session_that_has_left_is_not_asked_to_leave_again():

@@ -603,3 +603,17 @@ class RecoveryModel(RuleBasedStateMachine):
 
 TestRecovery = RecoveryModel.TestCase
 TestRecovery.settings = settings(max_examples=60, deadline=None)
+
+
+def test_whoever_waits_for_one_that_is_gone_for_good_looks_again() -> None:
+    """A member that was removed never comes back, but another one may be there by then."""
+    clock = FakeClock()
+    recovery = Recovery(FakeEdge(clock), make_config().upstream, clock, NOOP)
+    recovery.close()
+    told: list[str] = []
+    recovery.wait(lambda: told.append("again"), live=True)
+    given_up = recovery.wait(lambda: told.append("never"), live=False)
+    given_up.cancel()
+    clock.advance(1.0)
+
+    assert told == ["again"]
