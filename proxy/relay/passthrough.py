@@ -7,17 +7,18 @@ sent, cut at a frame boundary, and then at most one error of the proxy's own.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from proxy.core import faults, jsonrpc, sse
 from proxy.core import headers as h
+from proxy.core.boundary import WholeFrames
 from proxy.core.edge import Sink
 from proxy.core.head import Head
 from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation, RequestId, SessionId
 from proxy.core.jsonrpc import Kind
 from proxy.relay import replies
+from proxy.relay.attempt import RETRY_AFTER_SECONDS
 from proxy.relay.patience import Patience
 from proxy.upstream.base import Exchange, Loss
 
@@ -25,44 +26,19 @@ if TYPE_CHECKING:
     from proxy.relay.context import Context
     from proxy.relay.rebuild import Refusal
     from proxy.relay.session import SessionRelay
+    from proxy.upstream.gate import Gate
     from proxy.upstream.member import Member
-
-# Two line ends, whichever; atomic, because CR LF is one.
-_BOUNDARY = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 
 
 class Passthrough:
     """One POST under way. Fulfils `upstream.base.Receiver`, `core.edge.Watcher` and `wheel.Beating`."""
 
     __slots__ = (
-        "_answer_headers",
-        "_body",
-        "_buffer",
-        "_cancels",
-        "_carried_id",
-        "_correlation_id",
-        "_ctx",
-        "_decoder",
-        "_exchange",
-        "_generation",
-        "_head",
-        "_ids",
-        "_is_over",
-        "_is_quiet",
-        "_member",
-        "_method",
-        "_patience",
-        "_rebuilt",
-        "_relay",
-        "_session_id",
-        "_sink",
-        "_size",
-        "_slot",
-        "_status",
-        "_tail",
-        "_tried",
-        "_unanswered",
-    )
+        "_answer_headers", "_body", "_buffer", "_cancels", "_carried_id", "_correlation_id", "_ctx", "_decoder",
+        "_exchange", "_gate", "_generation", "_head", "_ids", "_is_over", "_is_quiet", "_member", "_method",
+        "_patience", "_rebuilt", "_relay", "_room", "_session_id", "_sink", "_size", "_slot", "_status",
+        "_tried", "_unanswered", "_whole",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -97,6 +73,10 @@ class Passthrough:
         self._member: Member | None = None
         self._tried: tuple[Member, ...] = ()
         """Members that could not be reached, in this round."""
+        self._gate: Gate | None = None
+        """What it waits for, where the member has no room."""
+        self._room: Gate | None = None
+        """Where it has room."""
         self._is_over = False
         self._exchange: Exchange | None = None
         self._status = 0
@@ -106,8 +86,7 @@ class Passthrough:
         self._buffer: list[bytes] = []
         self._size = 0
         self._decoder: sse.Decoder | None = None
-        self._tail: list[bytes] = []
-        """Bytes behind the last frame boundary: held back, so that an error of ours never lands inside a frame."""
+        self._whole = WholeFrames()
         self._is_quiet = False
         self._slot = -1
 
@@ -146,8 +125,21 @@ class Passthrough:
         if self._is_over:
             return
         self._patience.end()
-        upstream_id = None
         self._member = member
+        gate = member.gate
+        # What asks for nothing, and a subscription, which lasts, take no room from calls.
+        if not self._ids or self._relay is not None or self._method == "subscriptions/listen":
+            self._send_now(member)
+        elif gate.running >= gate.limit or gate.is_busy:
+            self._gate = gate
+            gate.wait(self)
+        else:
+            gate.running += 1
+            self._room = gate
+            self._send_now(member)
+
+    def _send_now(self, member: Member) -> None:
+        upstream_id = None
         if self._relay is not None:
             binding = self._relay.session.binding
             self._generation = binding.generation
@@ -157,6 +149,34 @@ class Passthrough:
         self._size = 0
         request = self._ctx.request(self._head, self._body, self._correlation_id, upstream_id)
         self._exchange = member.edge.send(request, self)
+
+    # -- room on the member. Fulfils `upstream.gate.Waiter`.
+
+    @property
+    def can_enter(self) -> bool:
+        """Tell that no session holds it back."""
+        return True
+
+    def admitted(self) -> None:
+        """Send it: there is room now."""
+        self._room, self._gate = self._gate, None
+        if self._member is not None:
+            self._send_now(self._member)
+
+    def turned_away(self, reason: str) -> None:
+        """Tell the client that there is no room."""
+        self._gate = None
+        self._fail(reason, retry_after_seconds=RETRY_AFTER_SECONDS)
+
+    def sent_elsewhere(self) -> None:
+        """Choose again: the member takes nothing any more."""
+        self._gate = None
+        self._send_anew()
+
+    def _leave(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.leave()
 
     @property
     def member(self) -> Member | None:
@@ -243,20 +263,9 @@ class Passthrough:
             self._abort_upstream()
             self._fail("answer_too_large")
             return
-        tail = self._tail
-        if not self._decoder.is_at_boundary:
-            # From a little before this piece, as a boundary may be split; never the whole tail again.
-            joint = (tail[-1][-3:] if tail else b"") + data
-            cut = max((found.end() for found in _BOUNDARY.finditer(joint)), default=0) - (len(joint) - len(data))
-            if cut <= 0:
-                tail.append(data)
-                return
-            tail.append(data[:cut])
-            self._tail = [data[cut:]] if data[cut:] else []
-        else:
-            tail.append(data)
-            self._tail = []
-        self._forward(b"".join(tail))
+        whole = self._whole.take(data, is_at_boundary=self._decoder.is_at_boundary)
+        if whole:
+            self._forward(whole)
 
     def _forward(self, whole_frames: bytes) -> None:
         if self._sink is not None:
@@ -307,6 +316,7 @@ class Passthrough:
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""
         self._exchange = None
+        self._leave()
         member = self._member
         if loss is not Loss.BROKEN and member is not None:
             member.refused(detail)
@@ -380,6 +390,10 @@ class Passthrough:
         if self._sink is not None:
             self._sink.watch(None)
         self._patience.end()
+        self._leave()
+        if self._gate is not None:
+            self._gate.leave_queue(self)
+            self._gate = None
         if self._slot >= 0:
             self._ctx.heartbeats.discard(self, self._slot)
             self._slot = -1

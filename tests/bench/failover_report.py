@@ -108,7 +108,7 @@ def markdown(result: Result) -> str:
     options = ", ".join(f"{key} {value}" for key, value in result["options"].items())
     where = (
         f"{result['finished']}, `{result['command']}`: {machine['cpu']}, {machine['cpus']} CPUs, kernel "
-        f"{machine['kernel']}; {versions}; options {options}."
+        f"{machine['kernel']}, load average {machine['load_average'][0]:.1f} before; {versions}; options {options}."
     )
     rows = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines(result)]
     head = ["| run | figure | median (least to greatest of rounds) | to reach |", "|---|---|---|---|"]

@@ -450,3 +450,68 @@ def test_a_body_of_a_session_that_is_closed_while_a_ping_is_asked_gets_its_end()
     scene.relay.close(CloseReason.DELETED)
 
     assert sink.is_over
+
+
+# -- room on the member
+
+
+def test_a_request_without_a_session_takes_room_like_a_call():
+    """Beyond the member's bound it waits, and is sent when one before it has ended, however that ended."""
+    front = Front(limits={"max_calls": 1})
+    first, second, third = (_modern(front, request_id=number) for number in (1, 2, 3))
+
+    assert len(front.edge.open) == 1
+
+    front.edge.last.json()
+    break_off(front.edge.one(rpc="tools/call"))
+    front.edge.one(rpc="tools/call").json(200, result_body(3))
+
+    assert [sink.status for sink in (first, second, third)] == [200, 200, 200]
+    assert reason(second) == "connection_broken"
+    assert front.ctx.pool.members[0].gate.running == 0
+
+
+def test_a_queue_that_is_full_is_told_with_a_hint():
+    """At once, with the time after which to try again; who waits too long hears the same."""
+    front = Front(limits={"max_calls": 1, "queue_limit": 1, "queue_timeout_seconds": 5.0})
+    _modern(front, request_id=1)
+    waiting, refused = _modern(front, request_id=2), _modern(front, request_id=3)
+    front.clock.advance(6.0)
+
+    assert (reason(refused), reason(waiting)) == ("queue_full", "queue_timeout")
+    assert refused.json()["error"]["data"]["retry_after_seconds"] == 1.0
+    assert len(front.edge.open) == 1
+
+
+def test_a_client_that_goes_leaves_the_queue():
+    """Nothing is sent for it, and its place is free."""
+    front = Front(limits={"max_calls": 1})
+    _modern(front, request_id=1)
+    _modern(front, request_id=2).go_away()
+    front.edge.last.json()
+
+    assert front.edge.open == []
+    assert len(front.ctx.pool.members[0].gate) == 0
+
+
+def test_subscriptions_and_notifications_take_no_room():
+    """The one lasts, and the others are not waited for."""
+    front = Front(limits={"max_calls": 1})
+    _modern(front, "subscriptions/listen", 1)
+    front.post(b'{"jsonrpc":"2.0","method":"notifications/x"}', headers=MODERN)
+    _modern(front, request_id=2)
+
+    assert len(front.edge.open) == 3
+
+
+def test_who_waits_for_a_member_that_goes_is_sent_elsewhere():
+    """It did not run there."""
+    front = Front(upstreams=("a", "b"), limits={"max_calls": 1})
+    for number in range(3):
+        _modern(front, request_id=number)
+    (crowded,) = (member for member in front.ctx.pool.members if len(member.gate))
+    other = edge_of(front.ctx, "b" if crowded.name == "a" else "a")
+    other.last.json()
+    front.ctx.pool.drain(crowded)
+
+    assert len(other.open) == 1
