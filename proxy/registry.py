@@ -132,11 +132,19 @@ class Registry:
             return
         self._is_choosing = True
         while self._evading and self._moves < self.ctx.swap.concurrency:
-            relay = self._evading.popleft()
+            relay, under_way = self._evading.popleft(), self._moves
             if not relay.leg.member.is_available:
                 self._moves += 1
                 relay.evade(self._evaded)
+            if self._moves > under_way:
+                # One in a turn of the loop, so that clients' calls do not wait behind them all.
+                self.ctx.clock.call_later(0.0, self._evade_more)
+                return
         self._is_choosing = False
+
+    def _evade_more(self) -> None:
+        self._is_choosing = False
+        self._evade()
 
     def _evaded(self) -> None:
         self._moves -= 1

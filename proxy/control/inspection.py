@@ -238,6 +238,10 @@ def shorten(text: str) -> str:
 # -- upstreams and routes
 
 
+_BY_NAME = 1
+"""Second of the three ways in which a member can be named."""
+
+
 def find_member(routes: RouteTable, wanted: str, route: str = "") -> tuple[Served, Member]:
     """Return the member of a key, a name or a URL, in that order; those that take sessions before the others.
 
@@ -253,12 +257,21 @@ def find_member(routes: RouteTable, wanted: str, route: str = "") -> tuple[Serve
     for members in (active, here):
         for way in range(3):
             found = [each for each in members if _names_of(each[1])[way] == wanted]
-            if len(found) > 1:
+            if len(found) > 1 and not (way == _BY_NAME and _is_one_name(found)):
                 keys = ", ".join(member.key for _, member in found)
                 raise ControlError("ambiguous", f"{wanted} is each of {keys}: say which")
             if found:
                 return found[0]
     raise ControlError("not_found", f"there is no upstream {wanted}" + (f" in route {route}" if route else ""))
+
+
+def _is_one_name(found: list[tuple[Served, Member]]) -> bool:
+    """Tell whether these are one pool's: a swap's newcomer has the name of whom it follows.
+
+    Until that one is gone the name means the one that was there first, so that the words that began a canary go on
+    with it.
+    """
+    return all(served is found[0][0] for served, _ in found)
 
 
 def _names_of(member: Member) -> tuple[str, str, str]:

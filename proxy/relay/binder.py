@@ -124,6 +124,18 @@ class Binder:
                 hooks.UpstreamLost(session=relay.fingerprint, upstream=relay.leg.member.name, reason=reason)
             )
 
+    def _begin_rebuild(self) -> None:
+        relay = self._relay
+        live = next((waiter for waiter in self._waiting), None)
+        credentials = live.headers if live is not None else relay.credentials
+        self._rebuild = Rebuild(relay.leg, self, credentials, is_live=live is not None)
+        self._rebuild.start()
+
+    def resume(self) -> None:
+        """Make the binding after all: the move that was to make it came to nothing."""
+        if self._relay.session.binding.state is BindingState.BINDING and self._rebuild is None:
+            self._begin_rebuild()
+
     def wake(self) -> None:
         """Make the binding, if somebody wants it: the session has another place now."""
         if self._waiting or self._relay.readers.has_standalone:
@@ -255,10 +267,9 @@ class Binder:
         relay = self._relay
         match command:
             case Command.START_REBUILD:
-                live = next((waiter for waiter in self._waiting), None)
-                credentials = live.headers if live is not None else relay.credentials
-                self._rebuild = Rebuild(relay.leg, self, credentials, is_live=live is not None)
-                self._rebuild.start()
+                # Single flight: a move that is under way makes an upstream session already.
+                if relay.moving is None:
+                    self._begin_rebuild()
             case Command.REBUILD_IF_WANTED:
                 if self._waiting or relay.readers.has_standalone:
                     self.apply(BindingEvent.NEEDED)

@@ -96,6 +96,7 @@ class Move:
             self._relay.session.return_generation(rebuild.generation)
         self.leg.close()
         self._report(result)
+        self._relay.binder.resume()
 
     # -- what the rebuild asks and reports
 
@@ -133,7 +134,9 @@ class Move:
     def unavailable(self, rebuild: Rebuild, *, is_hung: bool) -> None:
         """Try again in a while, a bounded number of times."""
         self._failures += 1
-        if self._failures >= ATTEMPTS:
+        # Where the old one is lost clients wait, and for them any member of the pool will do.
+        is_lost = self._relay.session.binding.state is not BindingState.BOUND
+        if is_lost or self._failures >= ATTEMPTS:
             self.stop(MoveResult(MoveOutcome.FAILED, "unreachable"))
         else:
             rebuild.try_again()

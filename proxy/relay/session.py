@@ -178,12 +178,14 @@ class SessionRelay:
 
     def evade(self, done: Callable[[], None]) -> None:
         """Leave a member that is out, if another one is better; what nobody uses just now is made anew when it is."""
-        member, binding = self.leg.member, self.session.binding
-        other = self.ctx.pool.successor(member)
-        if other is member or binding.state is not BindingState.BOUND or self.is_pinned or self.session.has_tasks:
-            done()
-        elif self.is_active:
+        member, binding, pool = self.leg.member, self.session.binding, self.ctx.pool
+        is_free = binding.state is BindingState.BOUND and not self.is_pinned and not self.session.has_tasks
+        # Asked for those alone that go: it counts a session on its way.
+        other = pool.successor(member) if is_free and self.is_active else member
+        if other is not member:
             self.move(other, lambda _: done())
+        elif not is_free or self.is_active or not pool.has_place((member,)):
+            done()
         elif member.health.reason == "unreachable":
             self.binder.lose(binding.generation, "ejected")
             done()
@@ -375,8 +377,6 @@ class SessionRelay:
         if self.ctx.observer.is_active:
             self.ctx.observer.session_closed(hooks.SessionClosed(session=self.fingerprint, reason=reason.value))
         self._on_closed(self)
-
-    # -- what observers are told
 
     def told(self, reason: str, correlation_id: str) -> None:
         """Note that a call ended with a row of the fault table."""

@@ -7,6 +7,7 @@ well.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -99,7 +100,7 @@ class Member:
         """Told after each change of its health, with the state before."""
         self._clock = clock
         self._sessions = 0
-        self._placed: list[float] = []
+        self._placed: deque[float] = deque()
         self._timer: Timer | None = None
 
     # -- what is seen of it
@@ -163,7 +164,7 @@ class Member:
     def sessions(self, number: int) -> None:
         if number > self._sessions and self._placed:
             # One of those that were on their way has come.
-            self._placed.pop(0)
+            self._placed.popleft()
         self._sessions = number
 
     @property
@@ -171,7 +172,8 @@ class Member:
         """Its sessions, and those that were placed here and are on their way."""
         if self._placed:
             earliest = self._clock.now() - PLACING_SECONDS
-            self._placed = [placed for placed in self._placed if placed > earliest]
+            while self._placed and self._placed[0] <= earliest:
+                self._placed.popleft()
         return self._sessions + len(self._placed)
 
     def place(self) -> None:

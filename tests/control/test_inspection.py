@@ -285,6 +285,18 @@ def test_who_takes_sessions_is_meant_before_who_does_not() -> None:
     assert find_member(proxy.routes, "http://a.test/mcp")[1] is old
 
 
+def test_a_name_of_both_sides_of_a_swap_means_the_one_that_was_there_first() -> None:
+    """Also when neither has it for its key any more: the words that began a canary go on with it."""
+    proxy = Operated()
+    pool = proxy.pool()
+    second = pool.add(replace(proxy.member("a").config, url="http://second.test/mcp"))
+    pool.remove(proxy.member("a"))
+    third = pool.add(replace(second.config, url="http://third.test/mcp"))
+
+    assert [member.key for member in (second, third)] == ["a~2", "a~3"]
+    assert find_member(proxy.routes, "a")[1] is second
+
+
 def test_a_url_of_several_is_ambiguous() -> None:
     """Their keys are told."""
     proxy = Operated()

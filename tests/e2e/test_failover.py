@@ -248,8 +248,8 @@ SHORT = {
     "HEALTH__EJECT_AFTER_SECONDS": "0.1",
     "HEALTH__BACKOFF_MIN_SECONDS": "0.1",
     "HEALTH__BACKOFF_MAX_SECONDS": "0.5",
-    "UPSTREAM__PING_TIMEOUT_SECONDS": "0.5",
-    "UPSTREAM__REBUILD_WAIT_SECONDS": "1",
+    "UPSTREAM__PING_TIMEOUT_SECONDS": "0.7",
+    "UPSTREAM__REBUILD_WAIT_SECONDS": "4",
 }
 """A member that accepts connections counts as well: what it is shows when a session is to be made there."""
 

@@ -634,6 +634,22 @@ def test_a_cancelled_call_that_its_session_refuses_is_not_sent_again():
     assert [attempt.message["id"] for attempt in scene.edge.find(rpc="tools/call")] == [2]
 
 
+def test_a_cancelled_call_that_finds_its_session_lost_says_so():
+    """Nothing is rebuilt for it, but the next call is not sent into the lost session."""
+    scene = Scene()
+    scene.call(1)
+    call = scene.edge.last
+    scene.cancel(1)
+    scene.lose_session(call)
+
+    assert [record.reason for record in scene.observer.of("upstream_lost")] == ["gone"]
+
+    scene.call(2)
+
+    assert scene.edge.find(rpc="tools/call") == []
+    assert scene.edge.one(rpc="initialize")
+
+
 def test_a_cancelled_call_whose_stream_ends_is_told():
     """A server that ends a cancelled call's stream without a response leaves no call hanging (semantics 4)."""
     scene = Scene()

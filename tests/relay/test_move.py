@@ -705,21 +705,41 @@ def test_a_session_that_is_closed_during_the_move_ends_on_both():
 
 
 def test_an_upstream_that_is_lost_during_the_move_is_replaced_by_it():
-    """A call that was refused waits for whichever comes first, and is sent there, once."""
+    """A call that was refused waits for the one upstream session that is being made, and is sent there, once."""
     scene = PoolScene()
     results = scene.move()
     sink = scene.call(1)
     scene.at("a").reachable = False
     scene.at("a").one(rpc="tools/call").refuse()
-    rebuilding = scene.at("a").one(rpc="initialize")
+
+    assert scene.at("a").find(rpc="initialize") == []
+
     scene.serve("b")
     sent = scene.at("b").one(rpc="tools/call")
     sent.json()
 
     assert _outcomes(results) == ["rebuilt"]
-    assert rebuilding.is_aborted
+    assert scene.relay.session.binding.generation == 2
     assert sink.json()["id"] == 1
     assert _deleted(scene, "a") == []
+    scene.assert_nothing_is_left()
+
+
+def test_a_move_that_fails_when_the_old_one_is_lost_leaves_a_rebuild_behind():
+    """Who waits for the move waits for the rebuild then, at once and not after further attempts of the move."""
+    scene = PoolScene()
+    results = scene.move()
+    sink = scene.call(1)
+    scene.lose_session(scene.at("a").one(rpc="tools/call"))
+    scene.at("b").one(rpc="initialize").answer(503)
+
+    assert [result.reason for result in results] == ["unreachable"]
+
+    scene.serve("a", "up-3")
+    scene.at("a").one(rpc="tools/call").json()
+
+    assert sink.json()["id"] == 1
+    assert (scene.relay.leg.member.name, scene.relay.session.binding.state) == ("a", BindingState.BOUND)
     scene.assert_nothing_is_left()
 
 

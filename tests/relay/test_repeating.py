@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from proxy.core.cut import CuttingDecoder
 from proxy.core.exchange import CallState
 from proxy.core.ids import Generation
 from proxy.core.retry import READING, Safety, Tools
 from proxy.core.session import CloseReason
+from proxy.relay import attempt as attempt_module
 from proxy.relay.repeating import Repeating, judge
 from support.fakes import Attempt, FakeSink, request_body, result_body
 from support.scenes import (
@@ -306,6 +309,27 @@ def test_an_error_of_the_server_bears_the_clients_id_too(status: int):
         ping.json()
 
     assert (sink.status, sink.json()["id"], sink.json()["error"]["code"]) == (status, 1, -32602)
+
+
+def test_a_large_answer_to_a_repeated_call_comes_whole(monkeypatch: pytest.MonkeyPatch):
+    """Its id stands where the client's must stand, so nothing of it goes out before it was seen (semantics 28)."""
+    monkeypatch.setattr(attempt_module, "CuttingDecoder", partial(CuttingDecoder, cut_bytes=40))
+    scene = Scene()
+    sink = scene.call(1, "prompts/get")
+    scene.edge.last.sse()
+    scene.edge.last.frame(progress(1))
+    break_off(scene.edge.last)
+    again = scene.edge.last
+    body = result_body(again.message["id"], {"text": "x" * 500})
+    again.sse()
+    again.data(b"data: " + body[:300])
+
+    assert sink.messages == [progress(1)]
+
+    again.data(body[300:] + b"\n\n")
+
+    assert sink.messages == [progress(1), result(1, text="x" * 500)]
+    assert sink.finished
 
 
 def test_a_cancel_names_the_id_that_the_upstream_knows():
@@ -750,6 +774,22 @@ def test_a_session_that_is_lost_while_it_is_asked_takes_the_call_along_only_wher
     assert reason(sink) == "upstream_session_lost"
     assert not asked.is_open
     assert scene.edge.find(rpc="tools/call") == []
+
+
+def test_an_answer_to_the_question_that_comes_too_late_changes_nothing():
+    """Lost meanwhile and sent again by what the client's own list said: the question's end is no second interruption."""
+    scene = Scene(ask_tools=True, attempts=1)
+    sink, attempt = _tool(scene)
+    break_off(attempt)
+    scene.call("list", "tools/list")
+    scene.edge.last.json(200, result("list", tools=[{"name": "t", "annotations": READ_ONLY}]))
+    scene.relay.leg.give_up(Generation(1), "upstream_session_lost")
+    scene.clock.advance(3.0)
+    scene.rebuilt()
+    scene.edge.one(rpc="tools/call").json()
+
+    assert sink.messages == [result(1)]
+    assert _repeated(scene) == [("upstream_session_lost", "default")]
 
 
 # -- elsewhere
