@@ -16,9 +16,11 @@ from proxy.core.revision import for_session
 from proxy.core.session import BindingEvent, CloseReason, Handshake, Session, SessionEvent
 from proxy.observe import hooks
 from proxy.relay.context import Context
+from proxy.relay.evading import evade, settle
+from proxy.relay.move import MoveOutcome, MoveResult
 from proxy.relay.session import SessionRelay
 from proxy.store.memory import MemoryLog
-from proxy.upstream.member import Member
+from proxy.upstream.member import Member, MemberState
 
 SWEEP_SECONDS = 1.0
 
@@ -56,6 +58,7 @@ class Registry:
         self._moves = 0
         self._is_choosing = False
         ctx.pool.on_ejected.append(self._ejected)
+        ctx.pool.on_removed.append(self._ejected)
         self._sweep()
 
     def __len__(self) -> int:
@@ -100,6 +103,9 @@ class Registry:
         relay.binder.apply(BindingEvent.ADOPTED)
         relay.binder.note_bound()
         self._sessions[session.id] = relay
+        if member.state is MemberState.REMOVED:
+            # Not from inside: the client's answer is not written yet.
+            ctx.clock.call_later(0.0, lambda: settle(relay))
         if ctx.observer.is_active:
             ctx.observer.session_opened(
                 hooks.SessionOpened(
@@ -121,6 +127,9 @@ class Registry:
         """Let the sessions of an ejected member go on elsewhere; calls that run there have their own deadlines."""
         for passing in tuple(self.ctx.passing):
             passing.evade(member)
+        for relay in tuple(self._sessions.values()):
+            if relay.moving is not None and relay.moving.leg.member is member:
+                relay.moving.stop(MoveResult(MoveOutcome.FAILED, "unreachable"))
         leaving = [relay for relay in self._sessions.values() if relay.leg.member is member]
         leaving.sort(key=lambda relay: not relay.calls)
         self._evading.extend(leaving)
@@ -135,7 +144,7 @@ class Registry:
             relay, under_way = self._evading.popleft(), self._moves
             if not relay.leg.member.is_available:
                 self._moves += 1
-                relay.evade(self._evaded)
+                evade(relay, self._evaded)
             if self._moves > under_way:
                 # One in a turn of the loop, so that clients' calls do not wait behind them all.
                 self.ctx.clock.call_later(0.0, self._evade_more)

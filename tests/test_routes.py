@@ -227,14 +227,14 @@ def test_a_changed_route_keeps_its_sessions():
     """Under its new path they are found by their ids; the old path leads nowhere."""
     routes = Routes(GITHUB)
     session_id = routes.opened("github")
-    routes.table.change(routes.served("github"), replace(GITHUB, path="/gh", policy="round_robin"))
+    routes.table.change(routes.served("github"), replace(GITHUB, path="/gh", policy="weighted"))
     moved = routes.post("/gh", request_body("tools/list", 1), session_id)
     left = routes.post("/github/mcp", request_body("tools/list", 2), session_id)
 
     assert moved.status is None
     assert routes.edge("github").last.message["id"] == 1
     assert reason(left) == "no_such_path"
-    assert routes.served("github").registry.ctx.pool.policy == "round_robin"
+    assert routes.served("github").registry.ctx.pool.policy == "weighted"
 
 
 def test_a_retiring_route_serves_the_sessions_it_has_and_takes_no_others():
@@ -275,6 +275,15 @@ def test_a_new_route_takes_the_path_of_a_retiring_one():
 
         assert routes.table.find("/github/mcp", "") is new
         assert set(routes.table.routes) == {old, new}
+
+
+def test_a_route_that_is_changed_takes_the_path_of_a_retiring_one():
+    """In whichever order they came."""
+    routes = Routes(FILES, GITHUB)
+    routes.table.retire(routes.served("github"))
+    routes.table.change(routes.served("files"), replace(FILES, path="/github/mcp"))
+
+    assert routes.table.find("/github/mcp", "") is routes.served("files")
 
 
 def test_a_dropped_route_ends_its_sessions():

@@ -15,7 +15,9 @@ from proxy.control.passage import Passage
 from proxy.control.phases import FINAL, JobEvent, JobState, after
 from proxy.control.tally import GONE_OVER, Standing, Tally
 from proxy.control.views import Difference, JobCounts, JobView
+from proxy.core.health import HealthState
 from proxy.observe import hooks
+from proxy.upstream.member import MemberState
 
 if TYPE_CHECKING:
     from proxy.control.compare import Verdict
@@ -320,6 +322,8 @@ class Job:
         if failed and self._forward.is_idle and not tally.number(*GONE_OVER):
             return f"no session could be moved: {self._reasons()}"
         settings = self._work.settings()
+        if settings.rollback_error_rate and new.health.state is HealthState.OPEN and self._is_old_well:
+            return f"{new.key} is out ({new.health.reason}) while {self.old.key} is well"
         unknown = new.unknown - self._new_before[1]
         wrong = failed + unknown
         total = wrong + new.finished - self._new_before[0] + tally.number(Standing.MOVED, Standing.REBUILT)
@@ -328,6 +332,10 @@ class Job:
         if wrong < settings.rollback_error_rate * total:
             return ""
         return f"{wrong} of {total} moves and calls went wrong on the new upstream"
+
+    @property
+    def _is_old_well(self) -> bool:
+        return self.old.state is not MemberState.REMOVED and self.old.health.state is HealthState.CLOSED
 
     def _reasons(self) -> str:
         return ", ".join(f"{reason} ({number})" for reason, number in self._forward.failures.most_common())

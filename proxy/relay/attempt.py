@@ -193,6 +193,7 @@ class Attempt:
             )
         self.generation = binding.generation
         self.state = _SENT
+        self._status = 0
         self._carried_id = binding.upstream_id is not None
         ctx = relay.ctx
         self.last_bytes = ctx.clock.now()
@@ -354,8 +355,12 @@ class Attempt:
             else:
                 self._resume_later(is_clean=False)
         else:
-            if loss is not Loss.BROKEN and self._leg is not None:
-                self._leg.member.refused(detail)
+            if self._leg is not None:
+                if loss is not Loss.BROKEN:
+                    self._leg.member.refused(detail)
+                elif not self._status:
+                    # A dead server behind something that accepts connections for it looks like this.
+                    self._leg.member.failed()
             self._decide(_OUTCOMES[loss], b"")
 
     def _answered(self, body: bytes) -> None:

@@ -14,6 +14,7 @@ from proxy.core.headers import Headers
 from proxy.core.ids import Generation
 from proxy.core.session import BindingEvent, BindingState, Command, SessionState
 from proxy.observe import hooks
+from proxy.relay.evading import settle
 from proxy.relay.rebuild import Rebuild, Refusal
 
 if TYPE_CHECKING:
@@ -189,6 +190,7 @@ class Binder:
             relay.leg.link.open(relay.session.binding.generation, rebuild.upstream_id)
         if relay.ctx.observer.is_active:
             self._observe_built(rebuild)
+        settle(relay)
 
     def _observe_built(self, rebuild: Rebuild) -> None:
         relay, came_from = self._relay, rebuild.came_from

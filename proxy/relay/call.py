@@ -268,7 +268,7 @@ class Call(Attempt):
             self._pause = None
         if self._resumptions is not None:
             self._resumptions.start_over()
-        if repeating.reason == "gateway_error":
+        if repeating.is_hasty:
             self._wait_out()
         else:
             self._leave()

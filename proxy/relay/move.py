@@ -21,6 +21,7 @@ from proxy.relay.leg import Leg
 from proxy.relay.rebuild import Rebuild, Refusal
 
 if TYPE_CHECKING:
+    from proxy.clock import Timer
     from proxy.relay.session import SessionRelay
     from proxy.upstream.member import Member
 
@@ -57,7 +58,9 @@ class MoveResult(msgspec.Struct, frozen=True):
 class Move:
     """One move under way. Fulfils `rebuild.Owner`."""
 
-    __slots__ = ("_done", "_drain_seconds", "_failures", "_previous", "_rebuild", "_relay", "_started_at", "leg")
+    __slots__ = (
+        "_deadline", "_done", "_drain_seconds", "_failures", "_previous", "_rebuild", "_relay", "_started_at", "leg",
+    )  # fmt: skip
 
     def __init__(
         self, relay: SessionRelay, member: Member, done: Callable[[MoveResult], None], drain_seconds: float
@@ -66,6 +69,7 @@ class Move:
         self._done = done
         self._drain_seconds = drain_seconds
         self._failures = 0
+        self._deadline: Timer | None = None
         self._previous = relay.leg.member
         self._started_at = relay.ctx.clock.now()
         self.leg = Leg(relay, member, Binding(member.key))
@@ -89,8 +93,11 @@ class Move:
         self._rebuild.start()
 
     def stop(self, result: MoveResult) -> None:
-        """Give it up: the session stays where it is, or is over."""
+        """Give it up: the session stays where it is, or is over. Harmless when it has ended."""
+        if self._relay.moving is not self:
+            return
         rebuild, self._rebuild = self._rebuild, None
+        self._forget_deadline()
         if rebuild is not None:
             rebuild.stop()
             self._relay.session.return_generation(rebuild.generation)
@@ -107,6 +114,7 @@ class Move:
     def built(self, rebuild: Rebuild) -> None:
         """Switch."""
         self._rebuild = None
+        self._forget_deadline()
         relay = self._relay
         was_bound = relay.session.binding.state is BindingState.BOUND
         self.leg.binding.upstream_id = rebuild.upstream_id
@@ -133,13 +141,28 @@ class Move:
 
     def unavailable(self, rebuild: Rebuild, *, is_hung: bool) -> None:
         """Try again in a while, a bounded number of times."""
+        if self._relay.moving is not self:
+            # What was just found out has ejected the member, and the move with it.
+            return
         self._failures += 1
         # Where the old one is lost clients wait, and for them any member of the pool will do.
         is_lost = self._relay.session.binding.state is not BindingState.BOUND
-        if is_lost or self._failures >= ATTEMPTS:
+        if is_lost or self._failures >= ATTEMPTS or not self.leg.member.is_available:
             self.stop(MoveResult(MoveOutcome.FAILED, "unreachable"))
         else:
+            if self._deadline is None:
+                # Its queue may let nobody go: that of the only member, which is not there.
+                wait = self._relay.ctx.upstream.rebuild_wait_seconds
+                self._deadline = self._relay.ctx.clock.call_later(wait, self._waited)
             rebuild.try_again()
+
+    def _waited(self) -> None:
+        self.stop(MoveResult(MoveOutcome.FAILED, "unreachable"))
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _report(self, result: MoveResult) -> None:
         relay = self._relay

@@ -23,6 +23,7 @@ from proxy.relay.patience import Patience
 from proxy.upstream.base import Exchange, Loss
 
 if TYPE_CHECKING:
+    from proxy.clock import Timer
     from proxy.relay.context import Context
     from proxy.relay.session import SessionRelay
     from proxy.upstream.member import Member
@@ -39,6 +40,7 @@ class Opening:
         "_buffer",
         "_correlation_id",
         "_ctx",
+        "_deadline",
         "_decoder",
         "_exchange",
         "_head",
@@ -80,6 +82,8 @@ class Opening:
         """Frames ahead of the result: until it is there nobody knows whether this is a session."""
         self._patience = Patience(ctx.clock, ctx.upstream.rebuild_wait_seconds, self._waited)
         self._member: Member | None = None
+        self._deadline: Timer | None = None
+        """Ends the wait for a member's word where another one could be asked."""
         self._tried: tuple[Member, ...] = ()
         """Members that could not be reached, in this round."""
         self._is_over = False
@@ -107,6 +111,17 @@ class Opening:
         self._member = member
         request = self._ctx.request(self._head, self._body, self._correlation_id)
         self._exchange = member.edge.send(request, self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._ctx.pool.has_place((*self._tried, member)):
+            # Another one can be asked, so this one is not waited for without a bound.
+            seconds = self._ctx.upstream.ping_timeout_seconds
+            self._deadline = self._ctx.clock.call_later(seconds, lambda: self._silent(member))
+
+    def _silent(self, member: Member) -> None:
+        if self._member is member and self._exchange is not None and not self._status:
+            member.timed_out()
+            self.evade(member)
 
     @property
     def member(self) -> Member | None:
@@ -233,19 +248,26 @@ class Opening:
         self._exchange = None
         if self._is_over:
             return
-        if loss is Loss.BROKEN:
+        member = self._member
+        is_broken = loss is Loss.BROKEN
+        if is_broken and (member is None or self._status):
             self._fail("connection_broken")
             return
-        member = self._member
         if member is None or self._sink is None:
             self._over()
             return
-        member.refused(detail)
+        if is_broken:
+            # A dead server behind something that accepts connections for it looks like this.
+            member.failed()
+        else:
+            member.refused(detail)
         self._tried = (*self._tried, member)
         other = self._ctx.pool.place(self._key, self._tried)
         if other is not None:
-            # It provably did not run there, so another one may have it at once.
+            # An `initialize` may be sent twice: an upstream session that nobody uses ends by itself.
             self._send_to(other)
+        elif is_broken:
+            self._fail("connection_broken")
         else:
             self._patience.until_reachable(member.recovery, self._send_anew)
 
@@ -284,6 +306,9 @@ class Opening:
         self._is_over = True
         self._ctx.passing.discard(self)
         self._patience.end()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
         if self._exchange is not None:
             self._exchange.abort()
             self._exchange = None

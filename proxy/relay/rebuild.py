@@ -288,6 +288,9 @@ class Rebuild:
         self._leg.end_upstream(upstream_id)
 
     def _wait(self, *, is_hung: bool = False) -> None:
+        if self._stopped:
+            # By what followed from the member's health: nothing is reported any more.
+            return
         self._leg.close_link()
         self._abandon()
         self._owner.unavailable(self, is_hung=is_hung)
@@ -355,6 +358,8 @@ class Rebuild:
             return
         if loss is not Loss.BROKEN:
             self._leg.member.refused(detail)
+        elif not self._status:
+            self._leg.member.failed()
         self._wait()
 
     def _timed_out(self) -> None:

@@ -47,6 +47,11 @@ class Repeating:
         """Tell whether the call is sent again; only asked while no response of it was appended."""
         return may_repeat(judged, self._count, limit, response_appended=False)
 
+    @property
+    def is_hasty(self) -> bool:
+        """Tell whether going on at once may only burn the repetitions: a pause gives the upstream, and health, time."""
+        return self.reason in UNCOUNTED or self._count > 1
+
     def count(self) -> None:
         """Count a repetition."""
         if self.reason not in UNCOUNTED:

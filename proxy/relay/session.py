@@ -176,24 +176,6 @@ class SessionRelay:
         for call in dict.fromkeys(self.calls.values()):
             call.leave_queue(leg.member.gate)
 
-    def evade(self, done: Callable[[], None]) -> None:
-        """Leave a member that is out, if another one is better; what nobody uses just now is made anew when it is."""
-        member, binding, pool = self.leg.member, self.session.binding, self.ctx.pool
-        is_free = binding.state is BindingState.BOUND and not self.is_pinned and not self.session.has_tasks
-        # Asked for those alone that go: it counts a session on its way.
-        other = pool.successor(member) if is_free and self.is_active else member
-        if other is not member:
-            self.move(other, lambda _: done())
-        elif not is_free or self.is_active or not pool.has_place((member,)):
-            done()
-        elif member.health.reason == "unreachable":
-            self.binder.lose(binding.generation, "ejected")
-            done()
-        else:
-            # It may be alive, and would keep the upstream session for ever if nobody told it.
-            self.park()
-            done()
-
     def _retire_finished(self) -> None:
         generations = {call.generation for call in self.calls.values() if call.state is not CallState.WAITING}
         for leg in self.older:

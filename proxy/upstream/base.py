@@ -83,4 +83,7 @@ class Edge(Protocol):
         """Find out whether a connection can be made, without a request."""
 
     async def close(self) -> None:
-        """Cut everything and free the connections."""
+        """Cut everything and free the connections.
+
+        Whoever waits for an answer is told that it is lost; a request that comes later is refused.
+        """

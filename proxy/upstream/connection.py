@@ -415,6 +415,10 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def cut(self, detail: str) -> None:
+        """Cut the connection and tell whoever waits for an answer on it that none will come."""
+        self._fail(detail)
+
     def _complete(self) -> None:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:

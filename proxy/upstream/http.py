@@ -9,6 +9,7 @@ import asyncio
 import io
 import select
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -81,11 +82,16 @@ class HttpEdge:
     def send(self, request: UpstreamRequest, receiver: Receiver) -> Exchange:
         """Begin an exchange."""
         exchange = _HttpExchange(receiver)
+        if self._kept.closed:
+            self._loop.call_soon(exchange.lost, Loss.REFUSED, "this upstream was taken out")
+            return exchange
         session = self._fresh if request.fresh else self._kept
         task = self._loop.create_task(self._run(session, request, exchange))
         # The loop holds tasks weakly; one that nobody holds is collected in the middle of its work.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Of an aborted exchange this is no news; else its edge was closed, and part of it may have been written.
+        task.add_done_callback(partial(_tell_cancelled, exchange))
         exchange.task = task
         return exchange
 
@@ -193,6 +199,11 @@ class HttpEdge:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._kept.close()
         await self._fresh.close()
+
+
+def _tell_cancelled(exchange: "_HttpExchange", task: "asyncio.Task[None]") -> None:
+    if task.cancelled():
+        exchange.lost(Loss.BROKEN, "this upstream was taken out")
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from proxy.clock import run_all
 from proxy.core.balancer import POLICIES, Candidate, Share
-from proxy.core.health import HealthState
+from proxy.core.health import REASONS, HealthState, Signal
 from proxy.observe import hooks
 from proxy.upstream.member import Member, MemberState
 from proxy.upstream.prober import Prober
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proxy.observe.hooks import Observer
     from proxy.upstream.base import Edge
 
+SILENT = REASONS[Signal.TIMED_OUT]
 REMOVAL_SECONDS = 5.0
 """How long the connections of a member that was removed stay: the DELETEs of its sessions are on their way."""
 
@@ -61,6 +62,7 @@ class Pool:
         self.is_panicking = False
         """Whether so few members are well that ejections are ignored."""
         self.on_ejected: list[Callable[[Member], None]] = []
+        self.on_removed: list[Callable[[Member], None]] = []
         self.on_readmitted: list[Callable[[Member], None]] = []
         self._make_edge = make_edge
         self._clock = clock
@@ -168,6 +170,7 @@ class Pool:
         self._leaving[member] = self._clock.call_later(REMOVAL_SECONDS, lambda: self._end(member))
         member.recovery.bypass(True)
         self._release(member)
+        run_all(lambda told=told: told(member) for told in tuple(self.on_removed))  # type: ignore[misc]
 
     def set_policy(self, policy: str) -> None:
         """Choose otherwise from now on.
@@ -210,8 +213,9 @@ class Pool:
     def _candidates(self, tried: Collection[Member]) -> list[Member]:
         untried = [member for member in self._active if member not in tried] if tried else list(self._active)
         if self.is_panicking and self._available and not tried:
-            # The few that are well must not carry all. Who found one out of order goes to them.
-            return untried
+            # The few that are well must not carry all. Who found one out of order goes to them. One that takes
+            # requests and says nothing is no help.
+            return [member for member in untried if member.is_available or member.health.reason != SILENT] or untried
         return self._well(untried) or untried
 
     def _choose(self, members: list[Member], key: str, *, is_session: bool) -> Member | None:

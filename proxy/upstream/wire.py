@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import urlsplit
 
 from proxy.clock import SystemClock
@@ -21,6 +22,9 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import WireExchange
 from proxy.upstream.tls import client_context, failed_connection
 from proxy.wheel import Queue
+
+CLOSED = "this upstream was taken out"
+"""What an exchange hears that outlives its edge."""
 
 
 class WireEdge:
@@ -48,6 +52,7 @@ class WireEdge:
         self._open: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     # -- the contract
 
@@ -60,11 +65,14 @@ class WireEdge:
             # Not a byte is written of a request that would say two things.
             self._loop.call_soon(exchange.lost, Loss.NOT_SENT, str(error))
             return exchange
+        if self._is_closed:
+            self._loop.call_soon(exchange.lost, Loss.REFUSED, CLOSED)
+            return exchange
         connection = None if request.fresh else self._take_idle()
         if connection is not None:
             connection.begin(exchange, head, request.body, keep=True)
         else:
-            self._spawn(self._connect_and_begin(exchange, head, request))
+            self._spawn(self._connect_and_begin(exchange, head, request), exchange)
         return exchange
 
     def reach(self, done: Callable[[bool], None]) -> None:
@@ -72,22 +80,26 @@ class WireEdge:
         self._spawn(self._reach(done))
 
     async def close(self) -> None:
-        """Cut everything and free the connections."""
+        """Cut everything and free the connections; who waits for an answer hears that none will come."""
+        self._is_closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in tuple(self._open):
-            connection.drop()
+            connection.cut(CLOSED)
 
     # -- connections
 
-    def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
+    def _spawn(self, coroutine: "asyncio._CoroutineLike[None]", exchange: WireExchange | None = None) -> None:
         task = self._loop.create_task(coroutine)
         # The loop holds tasks weakly; one that nobody holds is collected in the middle of its work.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if exchange is not None:
+            # From outside: a task that is cancelled before its first step runs nothing of its own.
+            task.add_done_callback(partial(_tell_cancelled, exchange))
 
     async def _connect(self) -> Connection:
         deadline = _Deadline()
@@ -208,6 +220,11 @@ class _Deadline:
         self.is_over = True
         if self._task is not None:
             self._task.cancel()
+
+
+def _tell_cancelled(exchange: WireExchange, task: "asyncio.Task[None]") -> None:
+    if task.cancelled():
+        exchange.lost(Loss.NOT_SENT, CLOSED)
 
 
 def _rendered(headers: Headers) -> bytes:

@@ -743,8 +743,8 @@ async def test_a_paused_exchange_can_be_cut(kind: str):
 
 
 @everywhere
-async def test_close_ends_everything_without_a_word(kind: str):
-    """Streams, kept connections, attempts and questions under way end; nobody is told, nothing is left."""
+async def test_close_ends_everything_and_tells_who_waits(kind: str):
+    """An exchange that outlived its edge unheard would wait for ever; one that comes later is refused."""
     async with bench(kind, answering(ok(), CHUNKED)) as b:
         await b.ask()
         stream, _ = b.send(fresh=True)
@@ -755,9 +755,14 @@ async def test_close_ends_everything_without_a_word(kind: str):
         await b.edge.close()
         await until(lambda: not b.server.open, "the end of every connection")
 
-        assert not stream.is_over
-        assert not beginning.is_over
+        assert stream.loss is Loss.BROKEN
+        assert beginning.loss in (Loss.NOT_SENT, Loss.BROKEN)
         assert told == []
+
+        late, _ = b.send()
+        await until(lambda: late.is_over, "the refusal")
+
+        assert late.loss is Loss.REFUSED
 
 
 @pytest.mark.parametrize("where", ["on_head", "on_data"])

@@ -325,7 +325,6 @@ def test_a_member_that_answers_badly_gets_no_session(stranded: dict[str, Strande
 @pytest.mark.parametrize("kind", WHY)
 def test_the_error_says_which_member_refused_and_why(stranded: dict[str, Stranded], kind: str) -> None:
     """Whoever reads it need not look for the one that is to be mended."""
-    refused = stranded[kind].told["error"]["data"]["refused"]
+    refused = {each["upstream"]: each for each in stranded[kind].told["error"]["data"]["refused"]}
 
-    assert [each["upstream"] for each in refused] == ["b-" + kind.replace(" ", "-")]
-    assert WHY[kind] in json.dumps(refused)
+    assert WHY[kind] in json.dumps(refused["b-" + kind.replace(" ", "-")])

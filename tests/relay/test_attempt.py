@@ -472,13 +472,19 @@ def test_a_connection_that_cannot_be_had_counts_against_it(loss: Loss):
     assert scene.relay.leg.member.recovery.is_down
 
 
-def test_a_broken_connection_says_nothing_of_its_health():
-    """A server may end one connection and live on."""
+def test_a_connection_that_ends_before_an_answer_is_a_failure():
+    """A dead server behind something that accepts connections looks so; one that breaks in its answer lives."""
     scene = Scene()
     scene.call(1)
+    scene.edge.last.sse()
     break_off(scene.edge.last)
 
     assert _failures(scene) == 0
+
+    scene.call(2)
+    break_off(scene.edge.last)
+
+    assert _failures(scene) == 1
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -720,3 +720,50 @@ def test_waiting_in_a_move_starts_nothing():
     scene.serve("b")
 
     assert sent == ["queued", "sent"]
+
+
+def test_one_silent_handshake_is_enough_where_another_member_is_well():
+    """It accepts connections, so waiting for it would lead back to it at once; it need not be ejected for that."""
+    scene = PoolScene(ping_timeout_seconds=2.0, rebuild_wait_seconds=60.0)
+    sink = scene.call(1)
+    scene.lose_session(scene.at("a").last)
+    scene.clock.advance(2.0)
+
+    assert scene.member("a").is_available
+    assert scene.member("a").health.failures == 1
+    assert len(scene.at("a").find(rpc="initialize", is_open=False)) == 1
+
+    scene.serve("b")
+    scene.at("b").one(rpc="tools/call").json()
+
+    assert sink.messages == [result(1)]
+
+
+def test_a_silent_handshake_is_tried_again_where_nobody_better_is_there():
+    """The other one is out: the session stays, and asks again."""
+    scene = PoolScene(ping_timeout_seconds=2.0, rebuild_wait_seconds=60.0)
+    scene.eject("b")
+    scene.at("a").reachable = True
+    scene.call(1)
+    scene.lose_session(scene.at("a").last)
+    scene.clock.advance(3.0)
+
+    assert len(scene.at("a").find(rpc="initialize", is_open=False)) == 2
+    assert scene.relay.leg.member.name == "a"
+
+
+def test_a_server_that_came_back_is_asked_for_its_tools_anew():
+    """It may be another version: what it said before holds for the calls of before."""
+    scene = Scene(ask_tools=True, upgrade_after_seconds=60.0)
+    scene.call("l", "tools/list")
+    scene.edge.last.json(200, result("l", tools=[{"name": "t"}]))
+    scene.call(1)
+    scene.clock.advance(1.0)
+
+    assert len(scene.edge.find(rpc="tools/list", is_open=False)) == 1
+
+    scene.lose_session(scene.edge.one(rpc="tools/call"))
+    scene.rebuilt()
+    scene.clock.advance(1.0)
+
+    assert scene.edge.one(rpc="tools/list").upstream_id == "up-2"

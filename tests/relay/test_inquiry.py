@@ -73,6 +73,17 @@ def test_quick_calls_and_a_proxy_that_may_not_ask_send_nothing_more(setting: dic
     assert scene.edge.find(rpc="tools/list", is_open=False) == []
 
 
+def test_many_calls_make_it_look_once():
+    """While it is curious already, a call costs no timer of its own."""
+    scene = _curious()
+    scene.call(0)
+    before = scene.clock.pending()
+    for number in range(1, 50):
+        scene.call(number)
+
+    assert scene.clock.pending() == before
+
+
 def test_only_tools_make_it_ask():
     """Other requests are judged by their method."""
     scene = _curious()
@@ -194,6 +205,10 @@ def _stream_without_answer(attempt: Attempt) -> None:
     attempt.end()
 
 
+def _list_with_an_error_status(attempt: Attempt) -> None:
+    attempt.json(500, _page(attempt, READ))
+
+
 def _too_large(attempt: Attempt) -> None:
     attempt.head(200, [("Content-Type", "application/json")])
     for _ in range(2):
@@ -202,7 +217,17 @@ def _too_large(attempt: Attempt) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [_error, _refused, _broken, _unreachable, _html, _nothing, _stream_without_answer, _too_large],
+    [
+        _error,
+        _refused,
+        _broken,
+        _unreachable,
+        _html,
+        _nothing,
+        _stream_without_answer,
+        _list_with_an_error_status,
+        _too_large,
+    ],
 )
 def test_a_server_that_gives_no_list_has_said_nothing(answer: Callable[[Attempt], None]):
     """Whoever asked is told at once that nothing was learnt; nothing is left open."""

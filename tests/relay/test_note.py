@@ -374,6 +374,17 @@ def test_a_connection_that_cannot_be_had_is_waited_for():
     assert (again.upstream_id, sink.status) == ("up-1", 202)
 
 
+@pytest.mark.parametrize("loss", [Loss.REFUSED, Loss.NOT_SENT])
+def test_a_connection_that_cannot_be_had_counts_against_the_member(loss: Loss):
+    """Notifications notice an outage like calls do."""
+    scene = PoolScene()
+    scene.notify("notifications/roots/list_changed")
+    scene.at("a").last.lost(loss)
+
+    assert scene.member("a").health.failures == 1
+    assert scene.member("a").recovery.is_down
+
+
 def _asked_and_moved() -> PoolScene:
     """Let the old upstream session have an open question and a running call after a move."""
     scene = PoolScene()

@@ -346,6 +346,22 @@ def test_an_opening_that_all_refuse_waits_for_one_of_them():
     assert sink.status == 200
 
 
+def test_an_opening_that_has_waited_tries_all_of_them_anew():
+    """Refused again by one that seemed to be back, it goes on to the next at once."""
+    front = _pool()
+    sink = _opening(front)
+    for name in "ab":
+        _at(front, name).reachable = name == "b"
+        _at(front, name).last.refuse()
+    front.clock.advance(0.1)
+    (first,) = [attempt for name in "ab" for attempt in _at(front, name).open]
+    first.refuse()
+    (second,) = [attempt for name in "ab" for attempt in _at(front, name).open]
+    second.json(200, initialize_answer(request_id="init"))
+
+    assert sink.status == 200
+
+
 def test_an_opening_that_all_refuse_for_long_is_told_so():
     """After `rebuild_wait_seconds`, as before with one upstream."""
     front = _pool(rebuild_wait_seconds=3.0)
@@ -362,14 +378,27 @@ def test_an_opening_that_all_refuse_for_long_is_told_so():
     assert front.ctx.passing == set()
 
 
-def test_an_opening_that_may_have_run_is_not_sent_elsewhere():
-    """A connection that breaks is told, as the first may have made a session."""
+def test_an_opening_whose_connection_ends_without_a_word_is_sent_elsewhere():
+    """A session that the first may have made, and that nobody uses, ends by itself; with nobody left it is told."""
     front = _pool()
     sink = _opening(front)
     break_off(_at(front, "a").last)
+    break_off(_at(front, "b").last)
 
     assert reason(sink) == "connection_broken"
-    assert _at(front, "b").attempts == []
+
+
+def test_an_opening_is_not_waited_for_without_a_bound_where_another_one_could_be_asked():
+    """One that takes requests and says nothing is left after the time of a ping."""
+    front = _pool(ping_timeout_seconds=2.0)
+    sink = _opening(front)
+    front.clock.advance(2.0)
+
+    assert not _at(front, "a").last.is_open
+
+    _at(front, "b").last.json(200, initialize_answer(request_id="init"), [(h.SESSION_ID, "up-b")])
+
+    assert sink.status == 200
 
 
 def test_an_opening_leaves_a_member_that_is_ejected_before_it_answers():

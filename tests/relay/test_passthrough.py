@@ -389,6 +389,7 @@ def test_a_request_that_one_member_refuses_goes_to_the_next():
     edge_of(front.ctx, "b").last.json()
 
     assert sink.json() == result(1)
+    assert [member.health.failures for member in front.ctx.pool.members] == [1, 0]
 
 
 def test_a_request_that_all_refuse_waits_and_is_sent_once():

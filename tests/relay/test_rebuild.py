@@ -5,7 +5,7 @@ import pytest
 from proxy.core import headers as h
 from proxy.core.session import BindingState, CloseReason
 from support.fakes import Attempt, initialize_answer, initialize_body
-from support.scenes import Scene, break_off, reason, result, server_request
+from support.scenes import PoolScene, Scene, break_off, reason, result, server_request
 
 
 def _lost(scene: Scene) -> Attempt:
@@ -450,3 +450,59 @@ def test_a_question_is_answered_once():
     assert second.status == 202
     assert len(scene.edge.attempts) == before
     assert len(scene.observer.of("answer_dropped")) == 1
+
+
+# -- what it says of the member
+
+
+def test_a_half_made_session_hears_nothing_while_its_rebuild_waits():
+    """Its stream is cut with it, before the next attempt."""
+    scene = Scene()
+    _subscribed(scene, "a")
+    scene.listening()
+    step = _lost(scene)
+    step.json(200, initialize_answer(), [(h.SESSION_ID, "up-2")])
+    scene.edge.one(rpc="notifications/initialized").answer(202)
+    link = scene.edge.one(method="GET")
+    link.sse()
+    scene.edge.one(rpc="resources/subscribe").answer(503)
+
+    assert link.is_aborted
+    assert scene.edge.find(method="GET") == []
+
+
+@pytest.mark.parametrize("how", ["refused", "503", "silent"])
+def test_a_handshake_that_fails_counts_against_the_member_and_one_that_works_ends_the_row(how: str):
+    """A rebuild notices an outage, and its end, like calls do."""
+    scene = Scene(ping_timeout_seconds=2.0, rebuild_wait_seconds=60.0)
+    scene.edge.reachable = True
+    step = _lost(scene)
+    if how == "refused":
+        step.refuse()
+    elif how == "503":
+        step.answer(503)
+    else:
+        scene.clock.advance(2.0)
+
+    assert scene.relay.leg.member.health.failures == 1
+
+    scene.clock.advance(1.0)
+    scene.rebuilt()
+
+    assert scene.relay.leg.member.health.failures == 0
+
+
+def test_a_member_that_would_not_host_the_session_is_asked_again_after_a_wait():
+    """It may be another version by then: an outage of the others leads back to it."""
+    scene = PoolScene(rebuild_wait_seconds=60.0, eject_after_seconds=0.5)
+    sink = scene.call(1)
+    scene.lose_session(scene.at("a").last)
+    scene.at("a").one(rpc="initialize").answer(422)
+    scene.at("b").reachable = False
+    scene.at("b").one(rpc="initialize").refuse()
+    scene.clock.advance(2.0)
+    scene.serve("a")
+    scene.at("a").one(rpc="tools/call").json()
+
+    assert sink.messages == [result(1)]
+    assert scene.relay.leg.member.name == "a"

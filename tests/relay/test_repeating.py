@@ -267,11 +267,13 @@ def test_in_a_new_upstream_session_the_clients_id_stays():
 
 
 def test_each_repetition_in_one_upstream_session_has_its_own_id():
-    """Both attempts before it may still run."""
+    """Both attempts before it may still run; the second repetition follows a pause, as the first came to nothing."""
     scene = Scene()
+    scene.edge.reachable = True
     sink = scene.call(1, "ping")
     for _ in range(2):
         break_off(scene.edge.last)
+    scene.clock.advance(0.5)
     ids = [attempt.message["id"] for attempt in scene.edge.attempts]
 
     assert len(set(ids)) == 3
@@ -438,7 +440,9 @@ def test_the_cursor_of_the_first_attempt_is_not_used_for_the_second():
     scene.edge.one(method="GET").answer(405)
     again = scene.edge.one(rpc="prompts/get")
     again.sse()
+    scene.edge.reachable = True
     break_off(again)
+    scene.clock.advance(0.5)
 
     assert scene.edge.find(method="GET") == []
     assert scene.edge.one(rpc="prompts/get").message["id"] != again.message["id"]
@@ -569,10 +573,12 @@ def test_a_batch_with_a_notification_is_not_sent_again():
 @pytest.mark.parametrize("attempts", [0, 1, 3])
 def test_a_call_is_sent_again_so_often_and_no_more(attempts: int):
     """`retry.attempts` bounds it; then the reason of the last interruption is told."""
-    scene = Scene(attempts=attempts)
+    scene = Scene(attempts=attempts, upgrade_after_seconds=60.0)
+    scene.edge.reachable = True
     sink = scene.call(1, "ping")
     for _ in range(attempts):
         break_off(scene.edge.last)
+        scene.clock.advance(0.5)
         assert sink.status is None
     break_off(scene.edge.last)
 
@@ -777,7 +783,7 @@ def test_a_session_that_is_lost_while_it_is_asked_takes_the_call_along_only_wher
 
 
 def test_an_answer_to_the_question_that_comes_too_late_changes_nothing():
-    """Lost meanwhile and sent again by what the client's own list said: the question's end is no second interruption."""
+    """Lost meanwhile and sent again by the word of the client's own list: the question's end interrupts nothing."""
     scene = Scene(ask_tools=True, attempts=1)
     sink, attempt = _tool(scene)
     break_off(attempt)

@@ -7,7 +7,8 @@ from proxy.core.edge import Request
 from proxy.core.head import Head
 from proxy.core.ids import Generation
 from proxy.core.session import BindingState, CloseReason
-from support.fakes import FakeSink, open_session, post, request_body
+from proxy.relay.evading import evade
+from support.fakes import FakeSink, listen, open_session, post, request_body
 from support.scenes import PoolScene, Scene, break_off, progress, reason, result, server_request
 
 
@@ -322,7 +323,7 @@ def test_a_get_opens_the_standalone_stream():
 
 def _evaded(scene: PoolScene) -> list[str]:
     told: list[str] = []
-    scene.relay.evade(lambda: told.append("done"))
+    evade(scene.relay, lambda: told.append("done"))
     return told
 
 
@@ -408,6 +409,40 @@ def test_a_session_that_has_left_is_not_asked_to_leave_again():
 
     assert _evaded(scene) == ["done"]
     assert scene.relay.leg.member.name == "b"
+
+
+def _leaving(scene: PoolScene) -> list[str | None]:
+    return [attempt.header("Authorization") for attempt in scene.at("b").find(rpc="initialize")]
+
+
+def test_sessions_leave_a_bounded_number_at_a_time_those_with_running_calls_first():
+    """`swap.concurrency` bounds it, and who waits for an answer goes ahead; each that has left lets the next one go."""
+    scene = PoolScene(concurrency=2)
+    relays = [
+        open_session(
+            scene.registry,
+            upstream_id=f"up-{number}",
+            headers=[("Authorization", f"Bearer {number}")],
+            member=scene.member("a"),
+        )
+        for number in range(4)
+    ]
+    for relay in relays:
+        listen(relay)
+    for link in scene.at("a").find(method="GET"):
+        link.sse()
+    for number in (2, 3):
+        post(relays[number], request_body("tools/call", 1), headers=[("Authorization", f"Bearer {number}")])
+    scene.eject("a")
+
+    assert _leaving(scene) == ["Bearer 2", "Bearer 3"]
+
+    for number in range(4):
+        scene.serve("b", f"new-{number}", get_status=200)
+        scene.clock.advance()
+
+    assert {relay.leg.member.name for relay in relays} == {"b"}
+    assert _leaving(scene) == []
 
 
 # -- an operator's word

@@ -22,13 +22,15 @@ from proxy.core.session import BindingState
 from proxy.relay import attempt as attempt_module
 from proxy.relay.feed import Feed
 from proxy.relay.move import MoveOutcome, MoveResult
+from proxy.relay.passthrough import Passthrough
 from proxy.relay.session import SessionRelay
 from proxy.store import memory
+from proxy.upstream.gate import Gate
 from proxy.upstream.member import Member, MemberState
 from proxy.upstream.pool import Pool
 from support.fakes import FakeEdge
 from support.scenes import Front, break_off
-from support.world import PROBE, SAFE_TOOLS, SMALL_WINDOW, UNSAFE_TOOLS, Books, Client, Server, ServerSession
+from support.world import PROBE, SAFE_TOOLS, SMALL_WINDOW, UNSAFE_TOOLS, Books, Client, Guest, Server, ServerSession
 
 SEEDS = 600
 GROUPS = 8
@@ -91,6 +93,7 @@ class Simulation:
         self.clients = [
             Client(self.front, f"client-{number}", dice, serials) for number in range(dice.choice([1, 2, 3]))
         ]
+        self.guest = Guest(self.front, dice, serials)
         for client in self.clients:
             client.open()
 
@@ -114,6 +117,7 @@ class Simulation:
             self._step()
             for client in self.clients:
                 client.read()
+            self.guest.read()
             if number % CHECK_EVERY == 0:
                 self._check()
             if self.pool._tasks:
@@ -141,7 +145,10 @@ class Simulation:
                     server.rise()
                 elif server.is_stopped and dice.random() < 0.1:
                     server.go_on_running()
-            self._act(dice.choice(self.clients))
+            if dice.random() < 0.08:
+                self.guest.go() if self.guest.pending and dice.random() < 0.2 else self.guest.call()
+            else:
+                self._act(dice.choice(self.clients))
 
     def _serve(self) -> None:
         for server in self.servers.values():
@@ -223,10 +230,14 @@ class Simulation:
 
     def _move(self, relay: SessionRelay, member: Member) -> None:
         self.ordered += 1
-        relay.move(member, self._report, is_forced=self.dice.random() < 0.5)
+        told: list[MoveResult] = []
 
-    def _report(self, result: MoveResult) -> None:
-        self.reported[result.outcome.value] += 1
+        def report(result: MoveResult) -> None:
+            assert not told, f"a move that ended twice: {told[0]}, then {result}"
+            told.append(result)
+            self.reported[result.outcome.value] += 1
+
+        relay.move(member, report, is_forced=self.dice.random() < 0.5)
 
     def _pin(self, relay: SessionRelay) -> None:
         relay.is_pinned = not relay.is_pinned
@@ -280,7 +291,9 @@ class Simulation:
 
     def _check(self) -> None:
         """Hold I6 and I7, as far as they can be seen from inside."""
-        rooms: Counter[Member] = Counter()
+        rooms: Counter[Member] = Counter(
+            member for member in self.servers for each in self.front.ctx.passing if _room_of(each) is member.gate
+        )
         homes: Counter[Member] = Counter()
         owners: dict[tuple[Member, str], SessionRelay] = {}
         for relay in self.relays:
@@ -330,7 +343,7 @@ class Simulation:
             if not server.edge.is_closed:
                 server.heal()
         until = self.front.clock.now() + LONGEST_SECONDS
-        while any(client.pending for client in self.clients) and self.front.clock.now() < until:
+        while self._is_waiting and self.front.clock.now() < until:
             self._serve_all()
             for server in self.servers.values():
                 for call in server.running:
@@ -343,9 +356,14 @@ class Simulation:
                 for call in client.adrift:
                     client.resume(call)
                 client.read()
+            self.guest.read()
             self.front.clock.advance(1.0)
-        left = {call.serial for client in self.clients for call in client.pending}
+        left = {call.serial for client in self.clients for call in client.pending} | set(self.guest.pending)
         assert not left, f"calls that were never answered: {left}"
+
+    @property
+    def _is_waiting(self) -> bool:
+        return bool(self.guest.pending) or any(client.pending for client in self.clients)
 
     def _serve_all(self) -> None:
         for server in self.servers.values():
@@ -372,10 +390,10 @@ class Simulation:
             self.front.clock.advance(3.0)
         unowned = self._unowned()
         assert not unowned, f"upstream sessions that nobody ended: {unowned}"
-        for client in self.clients:
-            for call in client.calls:
-                outcome = FAULTS[call.end].outcome if call.end in FAULTS else ""
-                assert outcome != "not_run" or call.serial not in self.books.executions, f"{call.end}, and yet it ran"
+        ends = {call.serial: call.end for client in self.clients for call in client.calls} | self.guest.ends
+        for serial, end in ends.items():
+            outcome = FAULTS[end].outcome if end in FAULTS else ""
+            assert outcome != "not_run" or serial not in self.books.executions, f"{end}, and yet it ran"
         self._check()
         await self.pool.close()
         self.front.clock.advance(60.0)
@@ -384,6 +402,10 @@ class Simulation:
         assert self.front.clock.pending() == self.quiet
         assert (len(self.front.registry), len(ctx.ids), ctx.budget.used, ctx.budget.held) == (0, 0, 0, 0)
         assert (ctx.passing, len(ctx.farewells), ctx.budget.logs) == (set(), 0, set())
+
+
+def _room_of(passing: object) -> Gate | None:
+    return passing._room if isinstance(passing, Passthrough) else None
 
 
 @pytest.fixture(autouse=True)

@@ -163,7 +163,7 @@ class Server:
         self._take_in()
         self.is_up = self.edge.reachable = self.is_stopped = False
         for attempt in self.edge.open:
-            if _is_call(attempt) and attempt in self._inbox and attempt.upstream_id in self.sessions:
+            if attempt in self._inbox and self._would_run(attempt):
                 self.books.execute(attempt)
         self.forget()
         for attempt in self.edge.open:
@@ -206,9 +206,12 @@ class Server:
                 self.sessions.pop(attempt.upstream_id or "", None)
             elif attempt.rpc == "ping":
                 self.doubted.add(attempt.upstream_id or "")
-            elif _is_call(attempt) and attempt.upstream_id in self.sessions:
+            elif self._would_run(attempt):
                 self.books.execute(attempt)
         self._inbox = kept
+
+    def _would_run(self, attempt: Attempt) -> bool:
+        return _is_call(attempt) and (attempt.upstream_id is None or attempt.upstream_id in self.sessions)
 
     @property
     def waiting(self) -> list[Attempt]:
@@ -226,6 +229,8 @@ class Server:
             attempt.answer(200)
         elif attempt.rpc == "initialize":
             self._initialize(attempt)
+        elif attempt.upstream_id is None and _is_call(attempt):
+            self._serve_guest(attempt)
         elif attempt.upstream_id not in self.sessions:
             status = 404 if attempt.method == "GET" else self.lost_status
             attempt.json(status, {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "lost"}})
@@ -329,6 +334,24 @@ class Server:
             if call.has_ids and self.dice.random() < 0.7:
                 priming = self.books.event_id(call)
                 attempt.data(f"id: {priming}\ndata:\n\n".encode())
+
+    def _serve_guest(self, attempt: Attempt) -> None:
+        """Answer a request without a session."""
+        chance = 0.0 if self.is_healthy else self.dice.random()
+        if chance > 0.9:
+            attempt.answer(503)
+            return
+        self.books.execute(attempt)
+        answer = result_body(attempt.message["id"], {"of": attempt.message["params"]["serial"]})
+        if chance > 0.8:
+            break_off(attempt)
+        elif chance > 0.4:
+            attempt.json(200, answer)
+        else:
+            attempt.sse()
+            attempt.frame(answer)
+            if attempt.is_open:
+                attempt.end()
 
     def _result(self, call: ServerCall) -> bytes:
         call.counted += 1
@@ -474,6 +497,48 @@ class Server:
 
 def _is_call(attempt: Attempt) -> bool:
     return attempt.rpc in ("tools/call", "prompts/get")
+
+
+class Guest:
+    """A client of today's protocol: no session, and every request has one end, whichever server it comes from."""
+
+    def __init__(self, front: Front, dice: random.Random, serials: Any) -> None:
+        self.front = front
+        self.dice = dice
+        self.serials = serials
+        self.pending: dict[int, FakeSink] = {}
+        self.ends: dict[int, str] = {}
+
+    def call(self) -> None:
+        """Send a call that must not be executed twice."""
+        serial = next(self.serials)
+        params = {"name": "write", "serial": serial, "client": "guest"}
+        headers = [(h.PROTOCOL_VERSION, "2026-07-28"), (h.METHOD, "tools/call"), (h.NAME, "write")]
+        self.pending[serial] = self.front.post(request_body("tools/call", serial, params), headers=headers)
+
+    def go(self) -> None:
+        """Lose a connection, which is a cancel."""
+        serial = self.dice.choice(list(self.pending))
+        self.pending.pop(serial).go_away()
+        self.ends[serial] = ""
+
+    def read(self) -> None:
+        """Look at what has come."""
+        for serial, sink in tuple(self.pending.items()):
+            if sink.finished:
+                del self.pending[serial]
+                self.ends[serial] = self._end(serial, sink)
+
+    def _end(self, serial: int, sink: FakeSink) -> str:
+        if sink.status != 200:
+            assert sink.status == 503, f"a request was answered with {sink.status}"
+            return "http 503"
+        (message,) = sink.messages or [sink.json()]
+        assert message["id"] == serial, "an answer to another request"
+        if "result" in message:
+            assert message["result"]["of"] == serial, "an answer of another request"
+            return "result"
+        return str(message["error"]["data"]["reason"])
 
 
 def _offset(event_id: str) -> int:
