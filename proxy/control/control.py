@@ -156,7 +156,7 @@ class Controller(Control):
             _, there = inspection.find_member(self._routes, upstream, served.config.name)
             _insist_active(there)
         else:
-            chosen = served.registry.ctx.pool.place(relay.session.principal or "", (here,))
+            chosen = served.registry.ctx.pool.place(relay.placing_key, (here,))
             if chosen is None:
                 raise ControlError("conflict", f"there is no upstream besides {here.key} in route {served.config.name}")
             there = chosen
@@ -251,9 +251,13 @@ class Controller(Control):
         return self._view(served, member)
 
     def _insist_on_others(self, served: Served, member: Member) -> None:
-        if not served.registry.ctx.pool.has_place((member,)):
-            route = served.config.name
+        pool, route = served.registry.ctx.pool, served.config.name
+        if not pool.has_place((member,)):
             raise ControlError("conflict", f"{member.key} is the only upstream of route {route}: add another one first")
+        others = [each for each in pool.members if each is not member]
+        if not any(each.is_available for each in others):
+            out = ", ".join(f"{each.key} ({each.health.reason or each.state.value})" for each in others)
+            raise ControlError("conflict", f"no other upstream of route {route} is well: {out}")
 
     def _names(self) -> set[str]:
         return {member.name for each in self._routes.routes for member in each.registry.ctx.pool.members}

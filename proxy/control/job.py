@@ -45,6 +45,7 @@ class Job:
         self._work = work
         self._clock = work.clock
         self._tally: Tally[SessionRelay] = Tally()
+        self._shown: JobCounts | None = None
         self._forward = Passage(
             work.clock, work.slots, order.old, self._choose, self._stands, order.drain_seconds,
             tries_others=order.kind == DRAIN,
@@ -170,7 +171,7 @@ class Job:
 
     def counts(self) -> JobCounts:
         """Return the accounting so far."""
-        return self._tally.counts(*(self._calls or self._calls_now()))
+        return self._shown or self._tally.counts(*(self._calls or self._calls_now()))
 
     def _calls_now(self) -> tuple[int, int, int]:
         relay, old = self.order.relay, self.old
@@ -191,8 +192,12 @@ class Job:
             self._pool.share(self.old, self.new, self.percent)
             self._take(self._share())
         else:
+            # Before the drain, which lets those go at once that wait for the old one.
+            here = [relay for relay in self._here() if relay not in self._forward]
             if self.is_exclusive:
                 self._pool.drain(self.old)
+            if self.order.relay is None:
+                self._take(here)
             self._collect()
         self._settle()
         if not self._is_ticking and not self.is_over:
@@ -235,7 +240,7 @@ class Job:
     def _choose(self, relay: SessionRelay) -> Member | None:
         if self.new is not None:
             return self.new
-        return self._pool.place(relay.session.principal or "", (self.old, *self._forward.tried.get(relay, ())))
+        return self._pool.place(relay.placing_key, (self.old, *self._forward.tried.get(relay, ())))
 
     def _stands(self, relay: SessionRelay, standing: Standing) -> None:
         self._tally.put(relay, standing)
@@ -369,6 +374,18 @@ class Job:
         self._tell()
         if self.is_over:
             self._work.ended(self)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget the sessions it was about, once the last of its moves has ended: the numbers stay to be looked at."""
+        if not self._forward.is_idle or (self._back is not None and not self._back.is_idle):
+            self._clock.call_later(TICK_SECONDS, self._let_go)
+            return
+        self._shown = self.counts()
+        self._tally = Tally()
+        self._forward.clear()
+        if self._back is not None:
+            self._back.clear()
 
     def _freeze(self) -> None:
         """Keep the numbers of this moment: those of the members go on."""

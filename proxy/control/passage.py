@@ -93,6 +93,13 @@ class Passage:
         """Count those who had their turn and stay."""
         return len(self.pinned) + len(self.failed)
 
+    def clear(self) -> None:
+        """Forget the sessions; why moves failed stays known."""
+        self.tried.clear()
+        self._aimed.clear()
+        for kept in (self.pinned, self.failed, self.trailing):
+            kept.clear()
+
     def add(self, relays: Iterable[SessionRelay]) -> None:
         """Move these, too."""
         self._mover.add(relays)

@@ -23,6 +23,7 @@ from proxy.core.table import Change, Pattern, Place, Table, steps
 from proxy.errors import ConfigError
 from proxy.observe import hooks
 from proxy.upstream.member import MemberState
+from proxy.upstream.pool import REMOVAL_SECONDS
 from proxy.upstream.tls import client_context
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from proxy.observe.hooks import Observer
     from proxy.routes import RouteTable, Served
     from proxy.upstream.member import Member
+    from proxy.upstream.pool import Pool
 
 IN_PLACE = (
     "weight",
@@ -214,6 +216,10 @@ class Reloading:
             if job is not None:
                 self._jobs.cancel(job)
         self._routes.drop(served, CloseReason.ROUTE_REMOVED)
+        # The DELETEs of its sessions are on their way.
+        self._clock.call_later(REMOVAL_SECONDS, lambda: self._close(pool))
+
+    def _close(self, pool: Pool) -> None:
         task = asyncio.get_running_loop().create_task(pool.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

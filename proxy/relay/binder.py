@@ -151,7 +151,7 @@ class Binder:
         """
         relay = self._relay
         member = relay.leg.member
-        chosen = relay.ctx.pool.successor(member, rebuild.tried, relay.ctx.placing_key(relay.credentials))
+        chosen = relay.ctx.pool.successor(member, rebuild.tried, relay.placing_key)
         if chosen is not member:
             relay.rehome(chosen)
         return relay.leg
@@ -163,7 +163,7 @@ class Binder:
         if is_hung and len(relay.ctx.pool.members) > 1:
             rebuild.refusals[member.name] = {"upstream": member.name, "reason": "upstream_silent"}
             # It accepts connections, so the queue of an outage would lead back to it at once.
-            other = relay.ctx.pool.successor(member, (*rebuild.tried, member))
+            other = relay.ctx.pool.successor(member, (*rebuild.tried, member), relay.placing_key)
             if other is not member and other.is_available:
                 rebuild.tried = (*rebuild.tried, member)
                 relay.rehome(other)
@@ -223,7 +223,7 @@ class Binder:
             rebuild.refusals[member.name] = {"upstream": member.name, "reason": refusal.reason, **refusal.data}
             if len(relay.ctx.pool.members) > 1:
                 refusal.data = {**refusal.data, **self.told()}
-            other = relay.ctx.pool.place(tried=rebuild.tried)
+            other = relay.ctx.pool.place(relay.placing_key, rebuild.tried)
             if other is not None:
                 self._observe_failed(refusal)
                 relay.rehome(other)

@@ -23,7 +23,7 @@ def evade(relay: SessionRelay, done: Callable[[], None]) -> None:
     is_held = (relay.is_pinned or session.has_tasks) and not is_gone
     is_free = session.binding.state is BindingState.BOUND and not is_held
     # Asked for those alone that go: it counts a session on its way.
-    other = pool.successor(member) if is_free and relay.is_active else member
+    other = pool.successor(member, (), relay.placing_key) if is_free and relay.is_active else member
     if other is not member:
         relay.move(other, lambda _: done(), is_forced=is_gone)
     elif not is_free or relay.is_active or not pool.has_place((member,)):

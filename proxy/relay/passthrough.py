@@ -216,6 +216,9 @@ class Passthrough:
             self._over()
         else:
             self._exchange.resume()
+            # A drain does not wait for what nobody waits for, and a server that says nothing is not heard for ever.
+            self._ctx.passing.discard(self)
+            self._ctx.clock.call_later(self._ctx.upstream.silence_seconds, self.abandon)
 
     def sink_drained(self) -> None:
         """The client reads again, so we do."""
@@ -342,8 +345,6 @@ class Passthrough:
             # 200 with an error would turn some dual-era clients into old ones for their life.
             self._fail("discover_unreachable" if self._method == "server/discover" else "unreachable")
 
-    # -- ends
-
     def _fail(self, reason: str, **data: Any) -> None:
         if self._is_over:
             return
@@ -373,7 +374,7 @@ class Passthrough:
         """Stay: it may be running there, and nobody but its client knows what it does."""
 
     def abandon(self) -> None:
-        """End it: the proxy shuts down."""
+        """End it: the proxy shuts down, or its client has gone long ago."""
         self._abort_upstream()
         self._fail("shutdown")
 

@@ -323,6 +323,11 @@ class SessionRelay:
         # The end of one that runs would let in one that waits for its room.
         return sorted(dict.fromkeys(self.calls.values()), key=lambda call: call.state is not CallState.WAITING)
 
+    @property
+    def placing_key(self) -> str:
+        """By what `consistent_hash` knows its client."""
+        return self.ctx.placing_key(self.credentials)
+
     def park(self) -> None:
         """End the upstream's side of an idle session; the client's stays (semantics 20)."""
         was_bound = self.session.binding.state is BindingState.BOUND

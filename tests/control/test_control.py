@@ -255,6 +255,20 @@ def test_the_only_upstream_stays() -> None:
     assert refused(lambda: proxy.control.remove_upstream("a", is_forced=True)) == words
 
 
+def test_a_drain_to_nobody_who_is_well_is_refused() -> None:
+    """The sessions would have nowhere to go, and new clients neither; it says who is out and why."""
+    proxy = Operated()
+    other = proxy.member("b")
+    for _ in range(3):
+        other.refused()
+    proxy.clock.advance(2.0)
+
+    assert refused(lambda: proxy.control.drain_upstream("a", None)) == (
+        "conflict", "no other upstream of route main is well: b (unreachable)",
+    )  # fmt: skip
+    assert proxy.member("a").is_available
+
+
 async def test_an_empty_upstream_is_removed() -> None:
     """There is nothing to lose."""
     proxy = Operated()

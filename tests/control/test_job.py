@@ -62,6 +62,19 @@ def test_a_drain_moves_everybody_and_keeps_the_member() -> None:
     assert scene.member("a").state is MemberState.DRAINING
 
 
+def test_a_job_that_is_over_keeps_no_session() -> None:
+    """Its numbers are looked at for a long time, and a closed session's log must not stay in memory for that."""
+    scene = Scene()
+    scene.open("a", 3)
+    job = scene.job()
+    job.begin()
+    scene.end_moves()
+
+    assert (job.counts().total, job.counts().moved) == (3, 3)
+    assert len(job._tally) == 0
+    assert not any(relay in job._forward for relay in scene.on("b"))
+
+
 def test_a_member_without_sessions_is_drained_at_once() -> None:
     """There is nothing to wait for."""
     scene = Scene()

@@ -180,10 +180,14 @@ async def test_a_route_that_goes_serves_its_sessions_for_a_while() -> None:
     proxy.clock.advance(4.9)
     assert relay.session.state.value == "open"
     proxy.clock.advance(0.2)
-    await proxy.control.close()
 
     assert relay.session.state.value == "closed"
     assert [served.config.name for served in proxy.routes.routes] == ["main"]
+    assert not edge.is_closed, "the DELETE of its session is on its way"
+
+    proxy.clock.advance(5.0)
+    await proxy.control.close()
+
     assert edge.is_closed
 
 

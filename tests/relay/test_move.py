@@ -618,6 +618,22 @@ def test_a_server_that_is_not_there_does_not_get_the_session():
     scene.assert_nothing_is_left()
 
 
+def test_a_move_whose_own_failure_ejects_the_member_is_reported_once():
+    """What follows from the ejection ends the move already; the refusal that brought it about adds nothing."""
+    scene = PoolScene(eject_after_seconds=0.0)
+    scene.listening()
+    scene.at("b").reachable = False
+    for _ in range(scene.config.health.fall - 1):
+        scene.member("b").refused()
+    results = scene.move()
+    scene.at("b").one(rpc="initialize").refuse()
+    scene.clock.advance(30.0)
+
+    assert not scene.member("b").is_available
+    assert [(result.outcome, result.reason) for result in results] == [(MoveOutcome.FAILED, "unreachable")]
+    assert scene.relay.leg.member.name == "a"
+
+
 def test_a_server_that_says_nothing_does_not_get_the_session():
     """Each step has a deadline, and so has the move."""
     scene = PoolScene(ping_timeout_seconds=2.0)

@@ -516,3 +516,19 @@ def test_who_waits_for_a_member_that_goes_is_sent_elsewhere():
     front.ctx.pool.drain(crowded)
 
     assert len(other.open) == 1
+
+
+def test_what_nobody_waits_for_ends():
+    """A call of a client that has gone is heard for a while, no drain waits for it, and then it is cut."""
+    front = Front(silence_seconds=30.0)
+    sink = front.post(request_body("tools/call", 1))
+    attempt = front.edge.last
+    sink.go_away()
+
+    assert attempt.is_open
+    assert not front.ctx.passing
+
+    front.clock.advance(30.0)
+
+    assert attempt.is_aborted
+    assert front.ctx.pool.members[0].gate.running == 0

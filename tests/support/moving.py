@@ -26,6 +26,7 @@ class FakeRelay:
     def __init__(self, scene: "Scene", member: Member, name: str) -> None:
         self.scene = scene
         self.fingerprint = name
+        self.placing_key = ""
         self.leg = SimpleNamespace(member=member, running=0)
         self.older: tuple[Any, ...] = ()
         self.is_pinned = False
