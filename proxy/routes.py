@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 class Served:
     """One route at work."""
 
-    __slots__ = ("config", "is_retiring", "paths", "registry")
+    __slots__ = ("config", "is_retiring", "paths", "registry", "retirements")
 
     def __init__(self, config: Route, registry: Registry) -> None:
         self.config = config
         self.registry = registry
         self.is_retiring = False
         """Whether it has left the table: it serves the sessions it has, and takes no others."""
+        self.retirements = 0
+        """How often it has: tells a retirement from the one before."""
         self.paths = paths_of(config.path)
 
 
@@ -70,10 +72,17 @@ class RouteTable:
         served.registry.ctx.pool.set_policy(config.policy)
         self._index()
 
-    def retire(self, served: Served) -> None:
-        """Take no session for it any more."""
+    def retire(self, served: Served) -> int:
+        """Take no session for it any more; returns the number of this retirement."""
         served.is_retiring = True
+        served.retirements += 1
         self._index()
+        return served.retirements
+
+    def take_back(self, served: Served, config: Route) -> None:
+        """Take sessions for it again."""
+        served.is_retiring = False
+        self.change(served, config)
 
     def drop(self, served: Served, reason: CloseReason) -> None:
         """End what is left of a retired route's sessions, and forget it; its pool is the caller's to close."""

@@ -152,15 +152,15 @@ class Reloading:
 
     def _take(self, step: Step, new: dict[str, Route]) -> None:
         if step.change is Change.ROUTE_ADDED:
-            self._routes.add(new[step.route])
+            self._open(new[step.route])
             return
         served = self._served(step.route)
         if served is None:
             return
         match step.change:
             case Change.ROUTE_REMOVED:
-                self._routes.retire(served)
-                self._clock.call_later(self.config.swap.drain_timeout_seconds, lambda: self._drop(served))
+                number = self._routes.retire(served)
+                self._clock.call_later(self.config.swap.drain_timeout_seconds, lambda: self._drop(served, number))
             case Change.ROUTE_CHANGED:
                 self._routes.change(served, new[step.route])
             case Change.REMOVED:
@@ -170,6 +170,22 @@ class Reloading:
             case _:
                 wanted = next(each for each in new[step.route].upstreams if each.name == step.upstream)
                 self._bring(served, wanted, is_new=step.change is not Change.ADJUSTED)
+
+    def _open(self, route: Route) -> None:
+        """Serve a route; one of that name that is about to go stays, with its sessions: a mistake was put right."""
+        served = next(
+            (each for each in self._routes.routes if each.is_retiring and each.config.name == route.name), None
+        )
+        if served is None:
+            self._routes.add(route)
+            return
+        self._routes.take_back(served, route)
+        for wanted in route.upstreams:
+            self._bring(served, wanted, is_new=True)
+        names = {wanted.name for wanted in route.upstreams}
+        for member in served.registry.ctx.pool.members:
+            if member.name not in names:
+                self._let_go(served, member)
 
     def _served(self, name: str) -> Served | None:
         return next(
@@ -208,8 +224,10 @@ class Reloading:
         seconds = self.config.swap.drain_timeout_seconds
         self._jobs.start(Order(DRAIN, served.registry, member, drain_seconds=seconds, removes=True))
 
-    def _drop(self, served: Served) -> None:
-        """End what is left of a route."""
+    def _drop(self, served: Served, number: int) -> None:
+        """End what is left of a route, unless it came back since this retirement of it."""
+        if not served.is_retiring or served.retirements != number:
+            return
         pool = served.registry.ctx.pool
         for member in pool.members:
             job = self._jobs.of(member)

@@ -192,19 +192,39 @@ async def test_a_route_that_goes_serves_its_sessions_for_a_while() -> None:
 
 
 async def test_a_route_may_come_back_before_it_has_gone() -> None:
-    """A new one takes the sessions to come; the old one goes as it would have."""
+    """A mistake in the file was put right: its sessions and its pool are as they were, and nobody ends them later."""
     proxy = Operated(TWO + OTHER)
-    old = proxy.served("other")
+    (relay,) = proxy.open("c")
+    route, member = proxy.served("other"), proxy.member("c")
     reloaded(proxy, TWO)
     reloaded(proxy, TWO + OTHER)
-    new = proxy.routes.find("/other", "")
-    assert new is not None
-    assert new is not old
-    proxy.clock.advance(60.0)
+
+    assert proxy.routes.find("/other", "") is route
+
+    proxy.clock.advance(120.0)
     await proxy.control.close()
 
-    assert [served.is_retiring for served in proxy.routes.routes] == [False, False]
-    assert proxy.routes.find("/other", "") is new
+    assert not route.is_retiring
+    assert route.registry.ctx.pool.members == (member,)
+    assert relay.session.state.value == "open"
+
+
+async def test_a_route_that_leaves_again_has_all_its_time_again() -> None:
+    """What the first retirement had set is void."""
+    proxy = Operated(TWO + OTHER)
+    (relay,) = proxy.open("c")
+    reloaded(proxy, TWO)
+    proxy.clock.advance(50.0)
+    reloaded(proxy, TWO + OTHER)
+    reloaded(proxy, TWO)
+    proxy.clock.advance(50.0)
+
+    assert relay.session.state.value == "open"
+
+    proxy.clock.advance(20.0)
+    await proxy.control.close()
+
+    assert relay.session.state.value == "closed"
 
 
 def test_a_route_changes_its_place_and_its_policy() -> None:

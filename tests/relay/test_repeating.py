@@ -313,7 +313,8 @@ def test_an_error_of_the_server_bears_the_clients_id_too(status: int):
     assert (sink.status, sink.json()["id"], sink.json()["error"]["code"]) == (status, 1, -32602)
 
 
-def test_a_large_answer_to_a_repeated_call_comes_whole(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("is_id_last", [False, True])
+def test_a_large_answer_to_a_repeated_call_comes_whole(is_id_last: bool, monkeypatch: pytest.MonkeyPatch):
     """Its id stands where the client's must stand, so nothing of it goes out before it was seen (semantics 28)."""
     monkeypatch.setattr(attempt_module, "CuttingDecoder", partial(CuttingDecoder, cut_bytes=40))
     scene = Scene()
@@ -322,7 +323,8 @@ def test_a_large_answer_to_a_repeated_call_comes_whole(monkeypatch: pytest.Monke
     scene.edge.last.frame(progress(1))
     break_off(scene.edge.last)
     again = scene.edge.last
-    body = result_body(again.message["id"], {"text": "x" * 500})
+    told = result(again.message["id"], text="x" * 500)
+    body = json.dumps(dict(sorted(told.items(), reverse=True)) if is_id_last else told).encode()
     again.sse()
     again.data(b"data: " + body[:300])
 
