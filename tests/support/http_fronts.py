@@ -254,13 +254,15 @@ class Front:
         # Every request passes here on its way to the sessions, whoever read it.
         with patch.object(proxy.app, "Listener", functools.partial(_NotingListener, self.handed)):
             self.app = App(config)
-        send = self.app.edge.send
+        (self._registry,) = self.app.registries
+        edge = self._registry.ctx.pool.members[0].edge
+        send = edge.send
 
         def counting(request: UpstreamRequest, receiver: Receiver) -> Exchange:
             self._sent += 1
             return send(request, receiver)
 
-        self.app.edge.send = counting  # type: ignore[method-assign]
+        edge.send = counting  # type: ignore[method-assign]
         await self.app.start(self._socket)
         self.names[b"127.0.0.1:%d" % self.upstream.server.port] = b"UPSTREAM"
         self.names[b"127.0.0.1:%d" % self.port] = b"HOST"
@@ -268,10 +270,10 @@ class Front:
 
     async def __aexit__(self, *_: object) -> None:
         await self.app.server.close(0)
-        self.app.recovery.close()
-        self.app.context.heartbeats.close()
-        self.app.context.checks.close()
-        await self.app.edge.close()
+        await self.app.end_operation()
+        self.app.heartbeats.close()
+        self.app.checks.close()
+        await self._registry.ctx.pool.close()
         await self.upstream.server.__aexit__()
         self._socket.close()
 

@@ -113,6 +113,8 @@ class ServerSession:
     asked: dict[Any, int] = field(default_factory=dict)
     answered: set[Any] = field(default_factory=set)
     next_ask: int = 1
+    called: set[int | str] = field(default_factory=set)
+    """Ids of the calls that were executed in it: none of their clients uses one twice."""
 
 
 class Server:
@@ -295,8 +297,9 @@ class Server:
             session.answered.add(shown)
         elif message["method"] == "notifications/cancelled":
             meant = message["params"]["requestId"]
-            known = {other.message["id"] for other in self._calls_in(session)}
-            assert meant in known, f"{session.label} never got a call {meant!r}"
+            # By its latest id: an earlier one is that of an attempt which was given up.
+            known = {other.message["params"]["serial"]: other.message["id"] for other in self._calls_in(session)}
+            assert meant in known.values(), f"{session.label} has no call {meant!r}"
         if not self.is_healthy and self.dice.random() < 0.1:
             break_off(attempt)
         else:
@@ -317,6 +320,8 @@ class Server:
         message, params = attempt.message, attempt.message["params"]
         call = ServerCall(session.client, params["serial"], run, message["id"], session.id, session.has_ids, attempt)
         assert params["client"] == session.client, "a call in another client's session"
+        assert call.request_id not in session.called, f"{session.label}: {call.request_id!r} twice in one session"
+        session.called.add(call.request_id)
         self.calls.append(call)
         if chance > 0.91:
             self.stuck.add(attempt)
