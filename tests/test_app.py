@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from proxy.app import App, check_period_seconds, run, serve
+from proxy.app import App, Source, check_period_seconds, run, serve
 from proxy.config import Config
 from proxy.downstream.sockets import bind
 from proxy.errors import ConfigError
+from proxy.handover import Inherited
 from proxy.upstream.http import HttpEdge
 from proxy.upstream.wire import WireEdge
 from support.fakes import initialize_answer, make_config
@@ -121,7 +122,7 @@ def test_sessions_are_looked_at_as_often_as_their_shortest_time_needs(settings: 
 async def test_the_configured_edge_speaks_to_the_upstream(http: str, edge: type) -> None:
     """Either serves a session from beginning to end."""
     async with proxying(http=http) as (proxy, upstream):
-        assert type(proxy.app.edge) is edge
+        assert type(proxy.app.registries[0].ctx.pool.members[0].edge) is edge
 
         session = await RawSession.open(proxy.url)
         answer = await session.post(session.call_body({}))
@@ -129,11 +130,11 @@ async def test_the_configured_edge_speaks_to_the_upstream(http: str, edge: type)
         assert answer.json["result"] == {}
         assert session.id != "up-1"
         assert [each.get("Mcp-Session-Id") for each in upstream.server.requests] == [[], ["up-1"], ["up-1"]]
-        assert len(proxy.app.registry) == 1
+        assert len(proxy.app.registries[0]) == 1
 
         await session.delete()
 
-        assert len(proxy.app.registry) == 0
+        assert len(proxy.app.registries[0]) == 0
 
 
 async def test_a_socket_of_somebody_elses_is_served() -> None:
@@ -213,7 +214,7 @@ async def test_an_opened_session_is_refused_while_ending() -> None:
             await session.send(calling, "POST", {"jsonrpc": "2.0", "id": 1, "method": "slow"})
             await until(lambda: upstream.count("POST", "slow") == 1, "the call")
             proxy.drain()
-            await until(lambda: proxy.app.registry.is_draining, "the beginning of the end")
+            await until(lambda: proxy.app.registries[0].is_draining, "the beginning of the end")
             params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "r", "version": "1"}}
             body = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
             answer = await RawSession(proxy.url, None).exchange(late, "POST", body)
@@ -250,7 +251,7 @@ async def test_a_second_signal_cuts_the_wait_short() -> None:
             await session.send(calling, "POST", {"jsonrpc": "2.0", "id": 1, "method": "slow"})
             await until(lambda: upstream.count("POST", "slow") == 1, "the call")
             ending = proxy.drain()
-            await until(lambda: proxy.app.registry.is_draining, "the beginning of the end")
+            await until(lambda: proxy.app.registries[0].is_draining, "the beginning of the end")
             proxy.hurry.set()
             async with asyncio.timeout(5):
                 await ending
@@ -280,7 +281,7 @@ async def test_serving_ends_with_a_signal(capfd: pytest.CaptureFixture[str], mon
     config = make_config(address="[::1]:0", url="http://127.0.0.1:9/mcp")
     try:
         with bind(config.listen) as sock:
-            serving = asyncio.create_task(serve(config, sock))
+            serving = asyncio.create_task(serve(config, sock, Inherited({}), None, Source(lambda: config)))
             said = ""
 
             def has_said() -> bool:

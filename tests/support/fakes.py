@@ -475,6 +475,8 @@ class RecordingObserver(Funnel):
 def make_config(**settings: Any) -> Config:
     """Return a configuration; each setting is named by its key alone, which is unique."""
     config = Config()
+    # No test shares a port with another one, or with a proxy that runs on this machine.
+    config = replace(config, admin=replace(config.admin, address=""))
     for key, value in settings.items():
         holders = [name for name in _SECTIONS if key in {item.name for item in fields(getattr(config, name))}]
         if key == "max_calls":
