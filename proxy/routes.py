@@ -1,7 +1,8 @@
 """The routes as they are served: which registry and which pool a request's path and host lead to.
 
-Owns the table and its changes. Knows no HTTP library and no session. Invariants: a request finds at most one route, the
-one that names its host before the one that takes any; a table is changed between two requests, never within one.
+Owns the table and its changes. Knows no HTTP library and no session. Invariants: what is new goes to at most one route,
+the one that names its host before the one that takes any; a live session is answered also where its route was before;
+a table is changed between two requests, never within one.
 """
 
 from __future__ import annotations
@@ -12,13 +13,43 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from proxy.config import Route
     from proxy.core.session import CloseReason
-    from proxy.registry import Registry
+    from proxy.registry import Reachable, Registry
+
+Place = tuple[str, str]
+"""A host, or the empty one for any, and a path."""
+MAX_FORMER_PLACES = 16
+"""Earlier places of a route whose sessions are still answered there: two spellings for each of the last changes."""
+
+
+class Entrance:
+    """What a place leads to."""
+
+    __slots__ = ("_others", "host", "is_open", "registry")
+
+    def __init__(self, registry: Registry, host: str, others: tuple[Registry, ...], *, is_open: bool) -> None:
+        self.registry = registry
+        """Where what is new goes."""
+        self.host = host
+        self.is_open = is_open
+        """Whether anything new is taken here at all."""
+        self._others = others
+        """Routes that were here before, or are still for other hosts: their live sessions come here."""
+
+    def find(self, session_id: str) -> Reachable | None:
+        """Return who answers for the session a client names."""
+        found = self.registry.find(session_id)
+        if found is None:
+            for other in self._others:
+                found = other.find(session_id)
+                if found is not None:
+                    break
+        return found
 
 
 class Served:
     """One route at work."""
 
-    __slots__ = ("config", "is_retiring", "paths", "registry", "retirements")
+    __slots__ = ("_former", "config", "is_retiring", "registry", "retirements")
 
     def __init__(self, config: Route, registry: Registry) -> None:
         self.config = config
@@ -27,7 +58,31 @@ class Served:
         """Whether it has left the table: it serves the sessions it has, and takes no others."""
         self.retirements = 0
         """How often it has: tells a retirement from the one before."""
-        self.paths = paths_of(config.path)
+        self._former: tuple[Place, ...] = ()
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where it is."""
+        return tuple((self.config.host, path) for path in sorted(paths_of(self.config.path)))
+
+    @property
+    def former_places(self) -> tuple[Place, ...]:
+        """Where it was while sessions of it were opened that still live, the latest first."""
+        if not len(self.registry):
+            self._former = ()
+        return self._former
+
+    def change(self, config: Route) -> None:
+        """Be another place, or choose otherwise."""
+        before = self.places
+        self.config = config
+        self.leave(before)
+        self.registry.ctx.pool.set_policy(config.policy)
+
+    def leave(self, places: Iterable[Place]) -> None:
+        """Take nothing new at *places* from now on; the sessions there are still come there."""
+        former = dict.fromkeys((*places, *self.former_places))
+        self._former = tuple(place for place in former if place not in self.places)[:MAX_FORMER_PLACES]
 
 
 def paths_of(path: str) -> frozenset[str]:
@@ -45,13 +100,13 @@ class RouteTable:
         """In the order of the configuration, retiring ones included."""
         self.version = 0
         """Rises with every change: what was found out under another one does not hold any more."""
-        self._by_path: dict[tuple[str, str], Served] = {}
+        self._entrances: dict[Place, Entrance] = {}
         for config in configs:
             self.add(config)
 
-    def find(self, path: str, host: str) -> Served | None:
-        """Return the route of a path and a `Host` name without port, in lower case."""
-        return self._by_path.get((host, path)) or self._by_path.get(("", path))
+    def find(self, path: str, host: str) -> Entrance | None:
+        """Return what a path and a `Host` name without port, in lower case, lead to."""
+        return self._entrances.get((host, path)) or self._entrances.get(("", path))
 
     @property
     def known_paths(self) -> str:
@@ -61,15 +116,15 @@ class RouteTable:
     def add(self, config: Route) -> Served:
         """Serve one more route."""
         served = Served(config, self._make_registry(config))
+        self._make_room(served)
         self.routes = (*self.routes, served)
         self._index()
         return served
 
     def change(self, served: Served, config: Route) -> None:
         """Serve a route under another path, host or policy; its pool is changed member by member."""
-        served.config = config
-        served.paths = paths_of(config.path)
-        served.registry.ctx.pool.set_policy(config.policy)
+        served.change(config)
+        self._make_room(served)
         self._index()
 
     def retire(self, served: Served) -> int:
@@ -97,8 +152,24 @@ class RouteTable:
         """Count the sessions of all routes, those included that are being opened."""
         return sum(len(served.registry) + served.registry.ctx.openings for served in self.routes)
 
+    def _make_room(self, newcomer: Served) -> None:
+        """Let those leave who took any host, where one of them has a route of its own now."""
+        host = newcomer.config.host
+        for other in self.routes:
+            if host and other is not newcomer and not other.config.host:
+                other.leave((host, path) for _, path in other.places if (host, path) in newcomer.places)
+
     def _index(self) -> None:
         self.version += 1
-        # A retiring route gives way to another one that has its path now; its sessions are then found nowhere else.
-        ordered = sorted(self.routes, key=lambda served: not served.is_retiring)
-        self._by_path = {(served.config.host, path): served for served in ordered for path in served.paths}
+        open_at: dict[Place, Served] = {}
+        known_at: dict[Place, list[Served]] = {}
+        for served in self.routes:
+            for place in (*served.places, *served.former_places):
+                known_at.setdefault(place, []).append(served)
+            if not served.is_retiring:
+                open_at.update(dict.fromkeys(served.places, served))
+        self._entrances = {}
+        for place, known in known_at.items():
+            first = open_at.get(place, known[-1])
+            others = tuple(other.registry for other in known if other is not first)
+            self._entrances[place] = Entrance(first.registry, place[0], others, is_open=place in open_at)

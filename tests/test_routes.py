@@ -11,7 +11,7 @@ from proxy.core.head import Head
 from proxy.core.session import CloseReason
 from proxy.downstream.listener import Listener
 from proxy.registry import Registry
-from proxy.routes import RouteTable, Served, paths_of
+from proxy.routes import MAX_FORMER_PLACES, RouteTable, Served, paths_of
 from support.fakes import (
     ACCEPT_BOTH,
     JSON_TYPE,
@@ -26,6 +26,7 @@ from support.fakes import (
     notification_body,
     request_body,
 )
+from support.operated import leads_to
 from support.scenes import reason
 
 GITHUB = Route(name="github", path="/github/mcp")
@@ -52,6 +53,10 @@ class Routes:
     def served(self, name: str) -> Served:
         """Return a route of that name, the latest."""
         return [served for served in self.table.routes if served.config.name == name][-1]
+
+    def leads_to(self, path: str, host: str = "") -> Served | None:
+        """Return the route that takes what is new there."""
+        return leads_to(self.table, path, host)
 
     def edge(self, name: str) -> FakeEdge:
         """Return the upstream of a route."""
@@ -109,9 +114,10 @@ def test_a_route_that_names_the_host_comes_before_one_that_takes_any():
     """In whichever order they are configured; other hosts get the one that takes any."""
     for configs in ((FILES, HOSTED), (HOSTED, FILES)):
         table = RouteTable(configs, lambda _: Registry(make_context()))
+        registries = {served.registry: served.config.name for served in table.routes}
         found = [table.find("/files/mcp", host) for host in ("files.localhost", "localhost", "")]
 
-        assert [served.config.name for served in found if served is not None] == ["hosted", "files", "files"]
+        assert [registries[entrance.registry] for entrance in found if entrance] == ["hosted", "files", "files"]
 
 
 def test_a_route_with_a_host_is_nobody_elses():
@@ -223,18 +229,82 @@ def test_every_change_makes_another_version():
     assert versions == sorted(set(versions))
 
 
-def test_a_changed_route_keeps_its_sessions():
-    """Under its new path they are found by their ids; the old path leads nowhere."""
+@pytest.mark.parametrize(
+    "changes", [{"path": "/gh"}, {"host": "gh.localhost"}, {"path": "/gh", "host": "gh.localhost"}]
+)
+def test_a_changed_route_keeps_its_sessions(changes: dict[str, str]):
+    """They are answered at the new place and where their clients know them; what is new goes to the new one alone."""
     routes = Routes(GITHUB)
     session_id = routes.opened("github")
-    routes.table.change(routes.served("github"), replace(GITHUB, path="/gh", policy="weighted"))
-    moved = routes.post("/gh", request_body("tools/list", 1), session_id)
-    left = routes.post("/github/mcp", request_body("tools/list", 2), session_id)
+    routes.table.change(routes.served("github"), replace(GITHUB, policy="weighted", **changes))
+    path, host = changes.get("path", "/github/mcp"), changes.get("host", "localhost")
+    for number, (at, name) in enumerate([(path, host), ("/github/mcp", "localhost")]):
+        assert routes.post(at, request_body("tools/list", number), session_id, host=name).status is None
+        assert routes.edge("github").last.message["id"] == number
 
-    assert moved.status is None
-    assert routes.edge("github").last.message["id"] == 1
-    assert reason(left) == "no_such_path"
+    assert reason(routes.post("/github/mcp", initialize_body())) == "no_such_path"
+    assert reason(routes.post("/github/mcp", request_body("tools/list", 2))) == "no_such_path"
+    assert routes.leads_to(path, host) is routes.served("github")
     assert routes.served("github").registry.ctx.pool.policy == "weighted"
+
+
+def test_an_earlier_place_is_forgotten_with_the_last_session():
+    """Nobody knows it any more; the next change of the table notices."""
+    routes = Routes(GITHUB, FILES)
+    session_id = routes.opened("github")
+    routes.table.change(routes.served("github"), replace(GITHUB, path="/gh"))
+    routes.send(routes.head("DELETE", "/github/mcp", headers=[(h.SESSION_ID, session_id)]))
+    routes.table.retire(routes.served("files"))
+
+    assert routes.table.find("/github/mcp", "") is None
+    assert routes.table.find("/gh", "") is not None
+
+
+def test_earlier_places_are_bounded():
+    """A route that is changed again and again keeps the latest; and one it comes back to is no earlier one."""
+    routes = Routes(GITHUB)
+    session_id = routes.opened("github")
+    paths = ["/github/mcp", *(f"/p{number}" for number in range(MAX_FORMER_PLACES)), "/github/mcp"]
+    for path in paths:
+        routes.table.change(routes.served("github"), replace(GITHUB, path=path))
+    answers = {path: routes.post(path, request_body("ping", path), session_id).status is None for path in paths}
+
+    assert [path for path, is_answered in answers.items() if is_answered] == [
+        "/github/mcp",
+        *paths[-1 - MAX_FORMER_PLACES // 2 : -1],
+    ]
+    assert routes.leads_to("/github/mcp") is routes.served("github")
+
+
+def test_two_routes_that_change_places_answer_their_sessions_at_both():
+    """Each session's calls go to its own upstream, and what is new goes where the table says now."""
+    routes = Routes(GITHUB, FILES)
+    ids = {name: routes.opened(name) for name in ("github", "files")}
+    routes.table.change(routes.served("github"), replace(GITHUB, path="/files/mcp"))
+    routes.table.change(routes.served("files"), replace(FILES, path="/github/mcp"))
+    for number, (name, session_id) in enumerate(ids.items()):
+        for path in ("/github/mcp", "/files/mcp"):
+            routes.post(path, request_body("ping", f"{number}{path}"), session_id)
+
+            assert routes.edge(name).last.message["id"] == f"{number}{path}"
+    assert routes.leads_to("/github/mcp") is routes.served("files")
+    assert routes.leads_to("/files/mcp") is routes.served("github")
+
+
+def test_a_host_that_gets_a_route_of_its_own_keeps_the_sessions_it_had():
+    """They were opened on the route that takes any host; those of other routes are unknown there as before."""
+    routes = Routes(FILES, GITHUB, allowed_hosts=("files.localhost",))
+    session_id = routes.opened("files", host="files.localhost")
+    other = routes.opened("github")
+    routes.table.add(HOSTED)
+    sink = routes.post("/files/mcp", request_body("ping", 1), session_id, host="files.localhost")
+
+    assert sink.status is None
+    assert routes.edge("files").last.message["id"] == 1
+    assert (
+        reason(routes.post("/files/mcp", request_body("ping", 2), other, host="files.localhost")) == "unknown_session"
+    )
+    assert routes.leads_to("/files/mcp", "files.localhost") is routes.served("hosted")
 
 
 def test_a_retiring_route_serves_the_sessions_it_has_and_takes_no_others():
@@ -263,17 +333,22 @@ def test_a_retiring_route_serves_the_sessions_it_has_and_takes_no_others():
 
 
 def test_a_new_route_takes_the_path_of_a_retiring_one():
-    """Its sessions are the new one's, though the old one is still there; also when that is retired after it came."""
+    """What is new is the new one's, also when the old one is retired after it came; the old one's sessions stay its."""
     for comes_first in (False, True):
         routes = Routes(GITHUB)
         old = routes.served("github")
+        session_id = routes.opened("github")
+        first = routes.edge("github")
         if not comes_first:
             routes.table.retire(old)
         new = routes.table.add(replace(GITHUB, name="other"))
         if comes_first:
             routes.table.retire(old)
 
-        assert routes.table.find("/github/mcp", "") is new
+        routes.post("/github/mcp", request_body("ping", 1), session_id)
+
+        assert first.last.message["id"] == 1
+        assert routes.leads_to("/github/mcp") is new
         assert set(routes.table.routes) == {old, new}
 
 
@@ -283,7 +358,7 @@ def test_a_route_that_is_changed_takes_the_path_of_a_retiring_one():
     routes.table.retire(routes.served("github"))
     routes.table.change(routes.served("files"), replace(FILES, path="/github/mcp"))
 
-    assert routes.table.find("/github/mcp", "") is routes.served("files")
+    assert routes.leads_to("/github/mcp") is routes.served("files")
 
 
 def test_a_dropped_route_ends_its_sessions():

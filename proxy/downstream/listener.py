@@ -15,11 +15,10 @@ from proxy.core.ids import RequestId
 from proxy.core.jsonrpc import Envelope, Kind
 from proxy.core.revision import is_known, is_modern
 from proxy.observe.hooks import Observer
-from proxy.registry import Registry
 from proxy.relay import replies
 from proxy.relay.opening import Opening
 from proxy.relay.passthrough import Passthrough
-from proxy.routes import RouteTable, Served
+from proxy.routes import Entrance, RouteTable
 
 # A member of an enum costs ten times a global to get at.
 _REQUEST = Kind.REQUEST
@@ -51,13 +50,13 @@ class Listener:
             reason, names = cast("_Fault", verdict)
             self._reject(sink, reason, None, **names)
             return
-        served: Served = findings.route
+        entrance: Entrance = findings.route
         if head.method == "POST":
-            self._post(served, request, sink)
+            self._post(entrance, request, sink)
         elif head.method == "GET":
-            self._get(served.registry, request, sink)
+            self._get(entrance, request, sink)
         elif head.method == "DELETE":
-            self._delete(served.registry, request, sink)
+            self._delete(entrance, request, sink)
         else:
             self._reject(sink, "method")
 
@@ -67,10 +66,10 @@ class Listener:
         config = self._config
         host = h.get(headers, "Host")
         path = _path_of(head.path)
-        served = head.findings.route = self._routes.find(path, h.host_name(host))
-        if served is None:
+        entrance = head.findings.route = self._routes.find(path, h.host_name(host))
+        if entrance is None:
             return "no_such_path", {"path": self._routes.known_paths}
-        own = served.config.host
+        own = entrance.host
         allowed = (*config.allowed_hosts, own) if own else config.allowed_hosts
         if not h.host_allowed(host, self._host, allowed):
             return "bad_host", {"header": "Host"}
@@ -83,42 +82,41 @@ class Listener:
 
     # -- POST
 
-    def _post(self, served: Served, request: Request, sink: Sink) -> None:
+    def _post(self, entrance: Entrance, request: Request, sink: Sink) -> None:
         head = request.head
-        registry = served.registry
         envelope = jsonrpc.classify(request.body)
         if head.is_modern:
-            self._pass_through(served, envelope, request, sink, is_modern=True)
+            self._pass_through(entrance, envelope, request, sink, is_modern=True)
             return
         if envelope.method == "initialize" and envelope.kind is _REQUEST and envelope.id is not None:
-            self._open(served, envelope.id, request, sink)
+            self._open(entrance, envelope.id, request, sink)
             return
         session_id = head.session_id
-        found = registry.find(session_id) if session_id is not None else None
+        found = entrance.find(session_id) if session_id is not None else None
         if found is not None:
             found.post(envelope, request, sink)
         elif is_modern(jsonrpc.meta_protocol_version(request.body)):
-            self._pass_through(served, envelope, request, sink, is_modern=True)
+            self._pass_through(entrance, envelope, request, sink, is_modern=True)
         elif session_id is not None:
             self._reject(sink, "unknown_session", envelope.id if envelope.kind is _REQUEST else None)
         else:
-            self._pass_through(served, envelope, request, sink, is_modern=False)
+            self._pass_through(entrance, envelope, request, sink, is_modern=False)
 
-    def _open(self, served: Served, request_id: RequestId, request: Request, sink: Sink) -> None:
-        registry = served.registry
+    def _open(self, entrance: Entrance, request_id: RequestId, request: Request, sink: Sink) -> None:
+        registry = entrance.registry
         if registry.is_draining:
             self._reject(sink, "draining", request_id)
-        elif served.is_retiring:
-            self._reject(sink, "no_such_path", request_id, path=served.config.path)
+        elif not entrance.is_open:
+            self._reject(sink, "no_such_path", request_id, path=self._routes.known_paths)
         elif registry.is_full:
             self._reject(sink, "too_many_sessions", request_id, limit=registry.ctx.session.max_sessions)
         else:
             Opening(registry.ctx, request_id, request.head, request.body, sink, registry.open).begin()
 
     def _pass_through(
-        self, served: Served, envelope: Envelope, request: Request, sink: Sink, *, is_modern: bool
+        self, entrance: Entrance, envelope: Envelope, request: Request, sink: Sink, *, is_modern: bool
     ) -> None:
-        if served.is_retiring:
+        if not entrance.is_open:
             self._reject(sink, "no_such_path", envelope.id, path=self._routes.known_paths)
             return
         ids: tuple[RequestId, ...] = ()
@@ -128,13 +126,13 @@ class Listener:
             members = [member for member, _ in jsonrpc.split_batch(request.body)]
             ids = tuple(member.id for member in members if member.kind is _REQUEST and member.id is not None)
         exchange = Passthrough(
-            served.registry.ctx, ids, request.head, request.body, sink, method=envelope.method, is_modern=is_modern
+            entrance.registry.ctx, ids, request.head, request.body, sink, method=envelope.method, is_modern=is_modern
         )
         exchange.begin()
 
     # -- GET and DELETE
 
-    def _get(self, registry: Registry, request: Request, sink: Sink) -> None:
+    def _get(self, entrance: Entrance, request: Request, sink: Sink) -> None:
         head = request.head
         version, session_id = head.version, head.session_id
         if head.is_modern:
@@ -147,22 +145,22 @@ class Listener:
         elif not head.accepts_sse:
             self._reject(sink, "not_acceptable")
         else:
-            found = registry.find(session_id)
+            found = entrance.find(session_id)
             if found is None:
                 self._reject(sink, "unknown_session")
-            elif registry.is_draining:
+            elif entrance.registry.is_draining:
                 self._reject(sink, "draining")
             else:
                 found.listen(request, sink)
 
-    def _delete(self, registry: Registry, request: Request, sink: Sink) -> None:
+    def _delete(self, entrance: Entrance, request: Request, sink: Sink) -> None:
         session_id = request.head.session_id
         if request.head.is_modern:
             self._reject(sink, "method")
         elif session_id is None:
             self._reject(sink, "missing_session")
         else:
-            found = registry.find(session_id)
+            found = entrance.find(session_id)
             if found is None:
                 self._reject(sink, "unknown_session")
             else:

@@ -165,7 +165,7 @@ def test_a_route_that_comes_is_served() -> None:
     proxy = Operated()
 
     assert reloaded(proxy, TWO + OTHER) == (["route other"], [], [])
-    assert proxy.routes.find("/other", "") is proxy.served("other")
+    assert proxy.leads_to("/other") is proxy.served("other")
     assert proxy.observer.of("config_reloaded")[0].added == 1
 
 
@@ -199,7 +199,7 @@ async def test_a_route_may_come_back_before_it_has_gone() -> None:
     reloaded(proxy, TWO)
     reloaded(proxy, TWO + OTHER)
 
-    assert proxy.routes.find("/other", "") is route
+    assert proxy.leads_to("/other") is route
 
     proxy.clock.advance(120.0)
     await proxy.control.close()
@@ -235,8 +235,8 @@ def test_a_route_changes_its_place_and_its_policy() -> None:
     text = TWO.replace('path = "/mcp"', 'path = "/new"\nhost = "mcp.test"\npolicy = "round_robin"')
 
     assert reloaded(proxy, text) == ([], [], ["route main"])
-    assert proxy.routes.find("/new", "mcp.test") is served
-    assert proxy.routes.find("/mcp", "") is None
+    assert proxy.leads_to("/new", "mcp.test") is served
+    assert proxy.leads_to("/mcp") is None
     assert (proxy.pool().policy, len(served.registry)) == ("round_robin", 1)
 
 
@@ -380,7 +380,7 @@ def test_a_proxy_without_routes_reloads_its_one_route() -> None:
     view = proxy.control.reload()
 
     assert (view.changed, view.needs_restart) == (["route main", "default"], [])
-    assert proxy.routes.find("/new", "") is proxy.served()
+    assert proxy.leads_to("/new") is proxy.served()
     assert proxy.member("default").config.weight == 3
     assert proxy.control.config.listen.path == "/new"
     assert proxy.control.config.routes == loads(proxy.text).routes

@@ -47,6 +47,14 @@ url = "http://c.test/mcp"
 """A second route, to be put behind the first."""
 
 
+def leads_to(routes: RouteTable, path: str, host: str = "") -> Served | None:
+    """Return the route that takes what is new at a place."""
+    entrance = routes.find(path, host)
+    if entrance is None or not entrance.is_open:
+        return None
+    return next(served for served in routes.routes if served.registry is entrance.registry)
+
+
 class Operated:
     """A proxy, and what it was told to do."""
 
@@ -116,6 +124,10 @@ class Operated:
     def served(self, route: str = "main") -> Served:
         """Return a route."""
         return next(served for served in self.routes.routes if served.config.name == route)
+
+    def leads_to(self, path: str, host: str = "") -> Served | None:
+        """Return the route that takes what is new at a place."""
+        return leads_to(self.routes, path, host)
 
     def pool(self, route: str = "main") -> Pool:
         """Return the pool of a route."""
