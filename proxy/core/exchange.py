@@ -8,6 +8,9 @@ refused it as belonging to a session it does not know.
 from collections.abc import Mapping
 from enum import Enum
 
+GATEWAY_STATUSES = frozenset({502, 503, 504})
+"""Not the server's own word: of what stands in front of it, or of one that is starting or going."""
+
 
 class Outcome(Enum):
     """How one attempt ended."""
@@ -62,7 +65,7 @@ def classify_status(status: int, *, carried_id: bool, has_jsonrpc_body: bool) ->
         return Outcome.GONE
     if carried_id and status == 400:
         return Outcome.BAD
-    if status in (502, 503, 504) and not has_jsonrpc_body:
+    if status in GATEWAY_STATUSES and not has_jsonrpc_body:
         return Outcome.UNAVAILABLE
     return Outcome.OTHER
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from proxy.core import headers as h
 from proxy.core import jsonrpc, sse
 from proxy.core.edge import Sink
+from proxy.core.exchange import GATEWAY_STATUSES
 from proxy.core.head import Head
 from proxy.core.headers import Body, Headers
 from proxy.core.ids import RequestId, UpstreamSessionId, is_legal_session_id
@@ -151,11 +152,15 @@ class Opening:
 
     def on_head(self, status: int, headers: Headers) -> None:
         """The answer begins."""
-        if self._member is not None:
-            if status in (502, 503, 504):
-                self._member.failed()
+        member = self._member
+        if member is not None:
+            if status not in GATEWAY_STATUSES:
+                member.answered()
             else:
-                self._member.answered()
+                member.failed()
+                # That may have ejected it, and led elsewhere already.
+                if self._member is not member or (self._sink is not None and self._try_another(member)):
+                    return
         self._status = status
         self._answer_headers = headers
         if h.is_encoded(headers):
@@ -289,12 +294,20 @@ class Opening:
 
         An `initialize` may be sent twice: it makes an upstream session, and the one that nobody uses ends by itself.
         """
-        if self._member is member and self._exchange is not None and not self._status:
-            self._tried = (*self._tried, member)
-            other = self._ctx.pool.place(self._key, self._tried)
-            if other is not None:
-                self._exchange.abort()
-                self._send_to(other)
+        if self._member is member and not self._status:
+            self._try_another(member)
+
+    def _try_another(self, member: Member) -> bool:
+        exchange = self._exchange
+        if exchange is None:
+            return False
+        self._tried = (*self._tried, member)
+        other = self._ctx.pool.place(self._key, self._tried)
+        if other is None:
+            return False
+        exchange.abort()
+        self._send_to(other)
+        return True
 
     def abandon(self) -> None:
         """End it: the proxy shuts down."""

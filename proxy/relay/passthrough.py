@@ -13,6 +13,7 @@ from proxy.core import faults, jsonrpc, sse
 from proxy.core import headers as h
 from proxy.core.boundary import WholeFrames
 from proxy.core.edge import Sink
+from proxy.core.exchange import GATEWAY_STATUSES
 from proxy.core.head import Head
 from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation, RequestId, SessionId
@@ -67,8 +68,7 @@ class Passthrough:
         self._generation = Generation(0)
         self._carried_id = False
         self._rebuilt = False
-        is_discover = method == "server/discover"
-        wait = ctx.upstream.discover_wait_seconds if is_discover else ctx.upstream.rebuild_wait_seconds
+        wait = ctx.upstream.discover_wait_seconds if method == "server/discover" else ctx.upstream.rebuild_wait_seconds
         self._patience = Patience(ctx.clock, wait, self._waited)
         self._member: Member | None = None
         self._tried: tuple[Member, ...] = ()
@@ -236,7 +236,7 @@ class Passthrough:
     def on_head(self, status: int, headers: Headers) -> None:
         """The answer begins: a stream at once, anything else when it is whole."""
         if self._member is not None:
-            if status in (502, 503, 504):
+            if status in GATEWAY_STATUSES:
                 self._member.failed()
             else:
                 self._member.answered()

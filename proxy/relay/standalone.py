@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from proxy.core import headers as h
 from proxy.core import jsonrpc, sse
 from proxy.core.cursor import upstream_cursor
+from proxy.core.exchange import GATEWAY_STATUSES
 from proxy.core.headers import Body, Headers
 from proxy.core.ids import Generation, UpstreamSessionId
 from proxy.core.jsonrpc import Kind
@@ -29,7 +30,7 @@ _RESPONSE, _REQUEST, _NOTIFICATION = Kind.RESPONSE, Kind.REQUEST, Kind.NOTIFICAT
 _GROWTH = 2.0
 BARREN_RESUMES = 3
 # A status that says nothing of the cursor: 0 is a connection that broke, 409 another reader that is still there.
-_PASSING_STATUSES = frozenset({0, 409, 429, 502, 503, 504})
+_PASSING_STATUSES = frozenset({0, 409, 429, *GATEWAY_STATUSES})
 HEAD_WAIT_SECONDS = 1.0
 """How long the upstream's word on its stream is awaited, by a client's GET and by a rebuild (semantics 18)."""
 STEADY_SECONDS = 5.0

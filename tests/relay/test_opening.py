@@ -434,13 +434,37 @@ def test_an_opening_that_is_being_answered_stays():
 
 @pytest.mark.parametrize(("status", "failures"), [(502, 1), (503, 1), (504, 1), (500, 0), (401, 0), (200, 0)])
 def test_a_gateways_answer_to_an_opening_counts_against_the_member(status: int, failures: int):
-    """What the server itself says is an answer, and passes as it is."""
+    """Another one is asked then, at once; what the server itself says is an answer, and passes as it is."""
     front = _pool()
     sink = _opening(front)
     _at(front, "a").last.answer(status, [], b"{}")
 
     assert _member(front, "a").health.failures == failures
-    assert sink.status == status
+    assert len(_at(front, "b").attempts) == failures
+    assert sink.status == (None if failures else status)
+
+
+@pytest.mark.parametrize("ejects", [False, True])
+def test_a_gateways_answer_is_passed_when_nobody_is_left_to_ask(ejects: bool):
+    """Unchanged, as outside of a session everything is (semantics 17); each member is asked once."""
+    front = _pool(eject_after_seconds=0.0, errors=1 if ejects else 5)
+    sink = _opening(front)
+    _at(front, "a").last.answer(503, [("Retry-After", "7")], b"starting a")
+    _at(front, "b").last.answer(503, [("Retry-After", "9")], b"starting b")
+
+    assert (sink.status, sink.header("Retry-After"), sink.body) == (503, "9", b"starting b")
+    assert [len(_at(front, name).attempts) for name in "ab"] == [1, 1]
+    assert front.ctx.openings == 0
+
+
+def test_a_gateways_answer_to_a_client_that_has_gone_is_asked_of_nobody_else():
+    """Nobody would use the session."""
+    front = _pool()
+    sink = _opening(front)
+    sink.go_away()
+    _at(front, "a").last.answer(503, [], b"")
+
+    assert _at(front, "b").attempts == []
 
 
 def test_a_pool_without_members_opens_nothing():
