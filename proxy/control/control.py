@@ -247,6 +247,8 @@ class Controller(Control):
         for relay in tuple(served.registry.relays):
             for leg in (*relay.older, relay.leg):
                 if leg.member is member and leg.is_bound(leg.binding.generation):
+                    # It may be alive, and would keep the upstream session for ever if nobody told it.
+                    leg.end_upstream(leg.binding.upstream_id)
                     leg.give_up(leg.binding.generation, "upstream_session_lost")
         return self._view(served, member)
 

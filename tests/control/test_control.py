@@ -278,9 +278,10 @@ async def test_an_empty_upstream_is_removed() -> None:
 
 
 async def test_an_upstream_with_sessions_is_removed_by_force_alone() -> None:
-    """They lose it there: a running call ends unknown, and the next one is answered elsewhere."""
+    """They lose it there, and it is told so: a running call ends unknown, and the next one is answered elsewhere."""
     proxy = Operated()
     (relay,) = proxy.open("b", upstream_id="theirs")
+    edge = proxy.edge("b")
     sink = post(relay, request_body("tools/call", 1))
     assert refused(lambda: proxy.control.remove_upstream("b", is_forced=False)) == (
         "conflict", "b has 1 sessions: drain it first, or use force",
@@ -289,6 +290,8 @@ async def test_an_upstream_with_sessions_is_removed_by_force_alone() -> None:
     proxy.clock.advance(0.1)
 
     assert sink.json()["error"]["data"]["outcome"] == "unknown"
+    assert edge.one(method="DELETE").upstream_id == "theirs"
+
     again = post(relay, request_body("ping", 2))
     proxy.serve("a")
     proxy.edge("a").one(rpc="ping").json()
