@@ -82,6 +82,8 @@ class BindingEvent(Enum):
     """The handshake was answered by something that cannot host this session."""
     DENIED = "denied"
     """The upstream wants other credentials than the stored ones (401, 403)."""
+    DENIED_ELSEWHERE = "denied elsewhere"
+    """So do others, while the one that took the stored ones is not there."""
     LOSS = "loss"
     """The upstream session of the present generation is gone (semantics 11)."""
     IDLE = "idle"
@@ -134,6 +136,8 @@ BINDING: Mapping[tuple[BindingState, BindingEvent], Row] = {
     (_B.BINDING, _E.FAILED): Row(_B.LOST, (_C.CLOSE_STANDALONE, _C.FAIL_WAITING, _C.REOPEN_LATER)),
     # Parked until the next live request brings its own credentials (semantics 12).
     (_B.BINDING, _E.DENIED): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.FAIL_DENIED)),
+    # Where they were taken they may be again, with nobody asking.
+    (_B.BINDING, _E.DENIED_ELSEWHERE): Row(_B.LOST, (_C.CLOSE_STANDALONE, _C.FAIL_DENIED, _C.REOPEN_LATER)),
     (_B.BINDING, _E.LOSS): Row(_B.BINDING),
     (_B.BINDING, _E.IDLE): Row(_B.UNBOUND, (_C.STOP_REBUILD, _C.CLOSE_STANDALONE, _C.FAIL_WAITING)),
     # Who waits goes on waiting: it is sent in the binding that takes the place.

@@ -20,6 +20,7 @@ from proxy.relay.rebuild import Rebuild, Refusal
 if TYPE_CHECKING:
     from proxy.relay.leg import Leg
     from proxy.relay.session import SessionRelay
+    from proxy.upstream.member import Member
 
 REOPEN_SECONDS = 5.0
 """How long after a refused handshake an attached reader's session is tried again without a request."""
@@ -218,26 +219,47 @@ class Binder:
         """Try the pool's other members; keep the session although none can host it now, to be tried again later."""
         relay, rebuild = self._relay, self._rebuild
         if rebuild is not None:
-            member = relay.leg.member
-            rebuild.tried = (*rebuild.tried, member)
-            rebuild.refusals[member.name] = {"upstream": member.name, "reason": refusal.reason, **refusal.data}
+            self._pass_over(rebuild, refusal)
             if len(relay.ctx.pool.members) > 1:
                 refusal.data = {**refusal.data, **self.told()}
             other = relay.ctx.pool.place(relay.placing_key, rebuild.tried)
             if other is not None:
-                self._observe_failed(refusal)
-                relay.rehome(other)
-                rebuild.begin_again()
+                self._go_on_at(other, rebuild, refusal)
                 return
         self._refused_by_upstream(BindingEvent.FAILED, refusal)
 
     def denied(self, refusal: Refusal) -> None:
-        """Park the session until a live request brings other credentials (semantics 12)."""
-        self._refused_by_upstream(BindingEvent.DENIED, refusal)
+        """Try the pool's other members that are well; else wait for other credentials (semantics 12)."""
+        relay, rebuild, event = self._relay, self._rebuild, BindingEvent.DENIED
+        if rebuild is not None:
+            self._pass_over(rebuild, refusal)
+            pool, came_from = relay.ctx.pool, rebuild.came_from
+            if any(each.is_available and each not in rebuild.tried for each in pool.members):
+                other = pool.place(relay.placing_key, rebuild.tried)
+                if other is not None:
+                    self._go_on_at(other, rebuild, refusal)
+                    return
+            if came_from in pool.members and came_from not in rebuild.tried:
+                event = BindingEvent.DENIED_ELSEWHERE
+        self._refused_by_upstream(event, refusal)
+
+    def _pass_over(self, rebuild: Rebuild, refusal: Refusal) -> None:
+        member = self._relay.leg.member
+        rebuild.tried = (*rebuild.tried, member)
+        rebuild.refusals[member.name] = {"upstream": member.name, "reason": refusal.reason, **refusal.data}
+
+    def _go_on_at(self, other: Member, rebuild: Rebuild, refusal: Refusal) -> None:
+        self._observe_failed(refusal)
+        self._relay.rehome(other)
+        rebuild.begin_again()
 
     def _refused_by_upstream(self, event: BindingEvent, refusal: Refusal) -> None:
+        relay, rebuild = self._relay, self._rebuild
         self._drop_rebuild()
         self._observe_failed(refusal)
+        if event is BindingEvent.DENIED_ELSEWHERE and rebuild is not None:
+            # One that has taken nothing of it is no home: the next attempt would begin there.
+            relay.rehome(rebuild.came_from)
         self.apply(event, refusal)
 
     def _drop_rebuild(self) -> None:

@@ -28,13 +28,14 @@ from support.fakes import make_handshake
 
 B, E, C = BindingState, BindingEvent, Command
 PAIRS = list(product(BindingState, BindingEvent))
+DENIALS = (E.DENIED, E.DENIED_ELSEWHERE)
 IMPOSSIBLE = {
     # Nobody makes an upstream session, so none can be made or refused.
-    *product((B.UNBOUND, B.BOUND, B.LOST), (E.BUILT, E.FAILED, E.DENIED)),
+    *product((B.UNBOUND, B.BOUND, B.LOST), (E.BUILT, E.FAILED, *DENIALS)),
     # The client's own handshake is answered once, before anything else.
     *product((B.BINDING, B.BOUND, B.LOST), (E.ADOPTED,)),
     # One that drains has been replaced: nobody needs it, and it is neither made anew nor parked.
-    *product((B.DRAINING,), (E.ADOPTED, E.NEEDED, E.BUILT, E.FAILED, E.DENIED, E.IDLE, E.REPLACED)),
+    *product((B.DRAINING,), (E.ADOPTED, E.NEEDED, E.BUILT, E.FAILED, *DENIALS, E.IDLE, E.REPLACED)),
     *product((B.UNBOUND, B.BINDING, B.BOUND, B.LOST), (E.FINISHED,)),
 }
 
@@ -129,16 +130,16 @@ def test_commands_belong_to_the_change_of_state(state: BindingState, event: Bind
     assert (C.TELL_RESYNC in commands) == (left == {B.BINDING} and to is B.BOUND)
     assert (C.SEND_WAITING in commands) == (left == {B.BINDING} and to is B.BOUND)
     assert (C.FAIL_WAITING in commands) == (
-        left == {B.BINDING} and to is not B.BOUND and event not in (E.DENIED, E.REPLACED)
+        left == {B.BINDING} and to is not B.BOUND and event not in (*DENIALS, E.REPLACED)
     )
-    assert (C.FAIL_DENIED in commands) == (event is E.DENIED)
+    assert (C.FAIL_DENIED in commands) == (event in DENIALS)
     assert (C.STOP_REBUILD in commands) == (left == {B.BINDING} and event in (E.IDLE, E.CLOSED, E.REPLACED))
     had_upstream = bool(left & {B.BOUND, B.DRAINING}) and to is not B.DRAINING
     assert (C.CLOSE_SERVER_REQUESTS in commands) == had_upstream
     assert (C.END_UPSTREAM in commands) == (had_upstream and to is B.UNBOUND)
     assert (C.CLOSE_STANDALONE in commands) == (had_upstream or (left == {B.BINDING} and to is not B.BOUND))
     assert (C.REBUILD_IF_WANTED in commands) == (left == {B.BOUND} and to is B.LOST)
-    assert (C.REOPEN_LATER in commands) == (event is E.FAILED)
+    assert (C.REOPEN_LATER in commands) == (event in (E.FAILED, E.DENIED_ELSEWHERE))
 
 
 def test_clients_hear_of_the_resync_before_their_calls_go_on() -> None:

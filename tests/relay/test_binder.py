@@ -484,14 +484,15 @@ def test_a_reader_of_a_session_that_nobody_takes_has_it_tried_again():
     assert sum(len(scene.at(name).find(rpc="initialize")) for name in "ab") == 1
 
 
-def test_a_member_that_wants_other_credentials_parks_the_session():
+def test_a_member_that_wants_other_credentials_does_not_get_the_session():
     """Its 401 is the live request's answer; the next one's credentials are tried, on whichever member is well."""
     scene = PoolScene()
     sink = scene.call(1)
     _gone(scene)
     scene.at("b").one(rpc="initialize").answer(401, [("WWW-Authenticate", "Bearer")])
 
-    assert scene.relay.session.binding.state is BindingState.UNBOUND
+    assert scene.relay.session.binding.state is BindingState.LOST
+    assert scene.relay.leg.member.name == "a"
     assert sink.status == 401 or reason(sink) == "http_status"
 
     again = scene.call(2, headers=[("Authorization", "Bearer new")])
@@ -502,6 +503,62 @@ def test_a_member_that_wants_other_credentials_parks_the_session():
     scene.at("b").one(rpc="tools/call").json()
 
     assert again.json() == result(2)
+    assert scene.relay.leg.member.name == "b"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_member_that_wants_other_credentials_is_passed_over(status: int):
+    """Another one may take them: the client notices nothing, and nobody is asked twice."""
+    scene = PoolScene(upstreams=("a", "b", "c"))
+    sink = scene.call(1)
+    _gone(scene)
+    (first,) = [name for name in "bc" if scene.at(name).find(rpc="initialize")]
+    (second,) = {"b", "c"} - {first}
+    scene.at(first).one(rpc="initialize").answer(status)
+    scene.serve(second)
+    scene.at(second).one(rpc="tools/call").json()
+
+    assert (sink.messages or [sink.json()]) == [result(1)]
+    assert scene.relay.leg.member.name == second
+    assert len([each for each in scene.at(first).attempts if each.rpc == "initialize"]) == 1
+    assert [(record.upstream, record.reason) for record in scene.observer.of("rebuild_failed")] == [
+        (first, "http_status")
+    ]
+
+
+def test_credentials_that_no_member_takes_park_the_session():
+    """Each is asked once, the one that lost the session too; the last one's word is the answer (semantics 12)."""
+    scene = PoolScene()
+    listening = scene.listening()
+    sink = scene.call(1)
+    scene.lose_session(scene.at("a").one(rpc="tools/call"))
+    for name in "ab":
+        scene.at(name).one(rpc="initialize").answer(401, [("WWW-Authenticate", name)], b"who?")
+
+    assert (sink.status, sink.header("WWW-Authenticate")) == (401, "b")
+    assert scene.relay.session.binding.state is BindingState.UNBOUND
+
+    scene.clock.advance(60.0)
+
+    assert [scene.at(name).open for name in "ab"] == [[], []]
+    assert not listening.is_over
+
+
+def test_a_session_that_was_denied_elsewhere_goes_home_when_its_member_is_back():
+    """The one that took its credentials may take them again: its stream is live there without a request."""
+    scene = PoolScene()
+    scene.listening()
+    scene.call(1)
+    _gone(scene)
+    scene.at("b").one(rpc="initialize").answer(403)
+    scene.at("a").reachable = True
+    scene.member("a").answered()
+    scene.clock.advance(5.0)
+    scene.serve("a", "up-3", get_status=200)
+
+    assert scene.relay.leg.member.name == "a"
+    assert scene.relay.session.binding.state is BindingState.BOUND
+    assert scene.at("b").open == []
 
 
 def test_each_of_several_sessions_is_rebuilt_once():
