@@ -248,15 +248,27 @@ class Call(Attempt):
             self.state = CallState.ASKING
             relay.ctx.inquiries.ask(leg, lambda: self._annotated(reason, data))
             return
-        # A batch cannot get other ids, so it is not sent twice into one upstream session.
-        if repeating.may_go_on(judged, relay.ctx.policy.attempts) and not (self._is_batch and is_there):
-            self._repeat(repeating, leg)
-        else:
+        if not repeating.may_go_on(judged, relay.ctx.policy.attempts):
             self.fail(reason, **data)
+        elif self._is_batch and is_there:
+            # It cannot get other ids, so it is not sent twice into one upstream session: a ping tells if that lives.
+            self.state = CallState.ASKING
+            leg.probe.confirm(self.generation, lambda is_lost: self._confirmed(leg, reason, data, is_lost=is_lost))
+        else:
+            self._repeat(repeating, leg)
 
     def _annotated(self, reason: str, data: dict[str, Any]) -> None:
         if self.state is CallState.ASKING:
             self._interrupted(reason, can_ask=False, **data)
+
+    def _confirmed(self, leg: Leg, reason: str, data: dict[str, Any], *, is_lost: bool) -> None:
+        if self.state is not CallState.ASKING:
+            return
+        if is_lost:
+            leg.lose(self.generation, "upstream_session_lost")
+            self._interrupted(reason, can_ask=False, **data)
+        else:
+            self.fail(reason, **data)
 
     def _repeat(self, repeating: Repeating, leg: Leg) -> None:
         repeating.count()

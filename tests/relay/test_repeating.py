@@ -510,25 +510,79 @@ def _batch(scene: Scene, *methods: str) -> tuple[FakeSink, Attempt]:
     return sink, scene.edge.last
 
 
-def test_a_batch_that_only_reads_is_sent_again_in_a_new_upstream_session():
-    """Whole, under its own ids; inside the same one it cannot get others, so its outcome is unknown."""
-    for is_lost in (True, False):
-        scene = Scene(version="2025-03-26")
-        sink, attempt = _batch(scene, "ping", "tools/list")
-        if is_lost:
-            scene.call(9)
-            scene.edge.last.refuse()
-        break_off(attempt)
-        if not is_lost:
-            assert [reason_of(answer) for answer in sink.json()] == ["connection_broken"] * 2
-            assert scene.edge.open == []
-            continue
-        _restart(scene)
-        again = next(each for each in scene.edge.open if each.request.body == attempt.request.body)
-        again.json(200, [result(1), result(2)])
+def _sent_again(scene: Scene, sink: FakeSink, attempt: Attempt) -> None:
+    """See that the batch is answered in the next upstream session."""
+    _restart(scene)
+    again = next(each for each in scene.edge.open if each.request.body == attempt.request.body)
+    again.json(200, [result(1), result(2)])
 
-        assert again.upstream_id == "up-2"
-        assert [answer["id"] for answer in sink.json()] == [1, 2]
+    assert again.upstream_id == "up-2"
+    assert [answer["id"] for answer in sink.json()] == [1, 2]
+
+
+def test_a_batch_that_only_reads_is_sent_again_in_a_new_upstream_session():
+    """Whole, under its own ids, when the old one is known to be lost."""
+    scene = Scene(version="2025-03-26")
+    sink, attempt = _batch(scene, "ping", "tools/list")
+    scene.call(9)
+    scene.edge.last.refuse()
+    break_off(attempt)
+
+    _sent_again(scene, sink, attempt)
+
+
+@pytest.mark.parametrize("word", ["refuse", "404"])
+def test_a_batch_whose_connection_breaks_is_sent_again_when_a_ping_says_that_the_session_is_lost(word: str):
+    """A server that was killed, and one that came back without its sessions."""
+    scene = Scene(version="2025-03-26")
+    sink, attempt = _batch(scene, "ping", "tools/list")
+    break_off(attempt)
+
+    assert not sink.is_over
+
+    ping = scene.edge.one(rpc="ping")
+    if word == "refuse":
+        ping.refuse()
+    else:
+        ping.answer(404)
+
+    _sent_again(scene, sink, attempt)
+
+
+@pytest.mark.parametrize("word", ["alive", "gateway", "silent"])
+def test_a_batch_is_not_sent_twice_into_one_upstream_session(word: str):
+    """It cannot get other ids, so its outcome is unknown where the session may still be there."""
+    scene = Scene(version="2025-03-26")
+    sink, attempt = _batch(scene, "ping", "tools/list")
+    break_off(attempt)
+    ping = scene.edge.one(rpc="ping")
+    if word == "alive":
+        ping.json()
+    elif word == "gateway":
+        ping.answer(503)
+    else:
+        scene.clock.advance(scene.config.upstream.ping_timeout_seconds)
+
+    assert [reason_of(answer) for answer in sink.json()] == ["connection_broken"] * 2
+    assert scene.edge.open == []
+
+
+def test_a_batch_whose_ping_comes_late_is_sent_in_the_session_that_is_there_now():
+    """Others have noticed the loss before; it is sent again once, and nothing is lost a second time."""
+    scene = Scene(version="2025-03-26")
+    sink, attempt = _batch(scene, "ping", "tools/list")
+    break_off(attempt)
+    (ping,) = [each for each in scene.edge.find(rpc="ping") if each is not attempt]
+    scene.call(9)
+    scene.lose_session(scene.edge.one(rpc="tools/call"))
+    scene.rebuilt("up-2")
+    ping.answer(404)
+    again = next(each for each in scene.edge.open if each.request.body == attempt.request.body)
+    again.json(200, [result(1), result(2)])
+
+    assert again.upstream_id == "up-2"
+    assert [answer["id"] for answer in sink.json()] == [1, 2]
+    assert scene.relay.session.binding.generation == 2
 
 
 def test_a_batch_with_one_call_that_must_not_run_twice_does_not():
