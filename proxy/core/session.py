@@ -109,6 +109,7 @@ class Command(Enum):
     FAIL_WAITING = "fail waiting requests"
     FAIL_DENIED = "fail the waiting requests with the refused credentials, rebuild for the others"
     REOPEN_LATER = "try again later if a reader is attached"
+    REOPEN_AT_HOME = "try again when the session's own upstream is well, if a reader is attached"
     CLOSE_STANDALONE = "close upstream standalone stream"
     END_UPSTREAM = "tell the upstream with DELETE"
 
@@ -136,8 +137,8 @@ BINDING: Mapping[tuple[BindingState, BindingEvent], Row] = {
     (_B.BINDING, _E.FAILED): Row(_B.LOST, (_C.CLOSE_STANDALONE, _C.FAIL_WAITING, _C.REOPEN_LATER)),
     # Parked until the next live request brings its own credentials (semantics 12).
     (_B.BINDING, _E.DENIED): Row(_B.UNBOUND, (_C.CLOSE_STANDALONE, _C.FAIL_DENIED)),
-    # Where they were taken they may be again, with nobody asking.
-    (_B.BINDING, _E.DENIED_ELSEWHERE): Row(_B.LOST, (_C.CLOSE_STANDALONE, _C.FAIL_DENIED, _C.REOPEN_LATER)),
+    # Where they were taken they will be again; who refused them is not asked a second time.
+    (_B.BINDING, _E.DENIED_ELSEWHERE): Row(_B.LOST, (_C.CLOSE_STANDALONE, _C.FAIL_DENIED, _C.REOPEN_AT_HOME)),
     (_B.BINDING, _E.LOSS): Row(_B.BINDING),
     (_B.BINDING, _E.IDLE): Row(_B.UNBOUND, (_C.STOP_REBUILD, _C.CLOSE_STANDALONE, _C.FAIL_WAITING)),
     # Who waits goes on waiting: it is sent in the binding that takes the place.

@@ -18,6 +18,7 @@ from proxy.relay.evading import settle
 from proxy.relay.rebuild import Rebuild, Refusal
 
 if TYPE_CHECKING:
+    from proxy.clock import Timer
     from proxy.relay.leg import Leg
     from proxy.relay.session import SessionRelay
     from proxy.upstream.member import Member
@@ -46,12 +47,14 @@ class Waiter(Protocol):
 class Binder:
     """Binds one session, again and again. Fulfils `rebuild.Owner`."""
 
-    __slots__ = ("_rebuild", "_relay", "_waiting")
+    __slots__ = ("_homecoming", "_rebuild", "_relay", "_waiting")
 
     def __init__(self, relay: SessionRelay) -> None:
         self._relay = relay
         self._waiting: dict[Waiter, None] = {}
         self._rebuild: Rebuild | None = None
+        self._homecoming: Timer | None = None
+        """Looks whether the session's own member is well again."""
 
     # -- who needs the binding
 
@@ -318,6 +321,9 @@ class Binder:
             case Command.REOPEN_LATER:
                 if relay.readers.has_standalone:
                     relay.ctx.clock.call_later(REOPEN_SECONDS, self._reopen)
+            case Command.REOPEN_AT_HOME:
+                if self._homecoming is None:
+                    self._homecoming = relay.ctx.clock.call_later(REOPEN_SECONDS, self._reopen_at_home)
             case Command.CLOSE_STANDALONE:
                 relay.leg.close_link()
             case Command.END_UPSTREAM:
@@ -334,5 +340,19 @@ class Binder:
             self.apply(BindingEvent.NEEDED)
 
     def _reopen(self) -> None:
-        if self._relay.session.binding.state is BindingState.LOST and self._relay.readers.has_standalone:
+        if self._wants_reopening:
             self.apply(BindingEvent.NEEDED)
+
+    def _reopen_at_home(self) -> None:
+        self._homecoming = None
+        if not self._wants_reopening:
+            return
+        member = self._relay.leg.member
+        if member.is_available or member.can_be_tried:
+            self.apply(BindingEvent.NEEDED)
+        else:
+            self._homecoming = self._relay.ctx.clock.call_later(REOPEN_SECONDS, self._reopen_at_home)
+
+    @property
+    def _wants_reopening(self) -> bool:
+        return self._relay.session.binding.state is BindingState.LOST and self._relay.readers.has_standalone

@@ -139,7 +139,8 @@ def test_commands_belong_to_the_change_of_state(state: BindingState, event: Bind
     assert (C.END_UPSTREAM in commands) == (had_upstream and to is B.UNBOUND)
     assert (C.CLOSE_STANDALONE in commands) == (had_upstream or (left == {B.BINDING} and to is not B.BOUND))
     assert (C.REBUILD_IF_WANTED in commands) == (left == {B.BOUND} and to is B.LOST)
-    assert (C.REOPEN_LATER in commands) == (event in (E.FAILED, E.DENIED_ELSEWHERE))
+    assert (C.REOPEN_LATER in commands) == (event is E.FAILED)
+    assert (C.REOPEN_AT_HOME in commands) == (event is E.DENIED_ELSEWHERE)
 
 
 def test_clients_hear_of_the_resync_before_their_calls_go_on() -> None:

@@ -545,20 +545,39 @@ def test_credentials_that_no_member_takes_park_the_session():
 
 
 def test_a_session_that_was_denied_elsewhere_goes_home_when_its_member_is_back():
-    """The one that took its credentials may take them again: its stream is live there without a request."""
-    scene = PoolScene()
+    """The one that took its credentials will take them again: its stream is live there without a request."""
+    scene = PoolScene(backoff_min_seconds=20.0)
     scene.listening()
+    scene.call(1)
+    _gone(scene)
+    scene.at("b").one(rpc="initialize").answer(403)
+    asked = len(scene.at("b").attempts)
+    scene.at("a").reachable = True
+    scene.clock.advance(30.0)
+    scene.serve("a", "up-3", get_status=200)
+
+    assert len(scene.at("b").attempts) == asked, "who refused them is not asked again"
+    assert scene.relay.leg.member.name == "a"
+    assert scene.relay.session.binding.state is BindingState.BOUND
+
+
+def test_a_session_without_a_reader_waits_for_its_next_request_at_home():
+    """It was denied elsewhere, nobody listens, and nothing is left that would look after it."""
+    scene = PoolScene()
     scene.call(1)
     _gone(scene)
     scene.at("b").one(rpc="initialize").answer(403)
     scene.at("a").reachable = True
     scene.member("a").answered()
-    scene.clock.advance(5.0)
-    scene.serve("a", "up-3", get_status=200)
+    scene.clock.advance(60.0)
 
-    assert scene.relay.leg.member.name == "a"
-    assert scene.relay.session.binding.state is BindingState.BOUND
-    assert scene.at("b").open == []
+    assert scene.at("a").find(rpc="initialize") == []
+
+    sink = scene.call(2)
+    scene.serve("a", "up-3")
+    scene.at("a").one(rpc="tools/call").json()
+
+    assert sink.json() == result(2)
 
 
 def test_each_of_several_sessions_is_rebuilt_once():
