@@ -365,7 +365,14 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, or what our own defect left without an answer."""
+        """Answer what is no HTTP, or what our own defect left without an answer.
+
+        Raises:
+            ConnectionError: the client went, or was cut on purpose. That is no error, and there is nobody to answer:
+                aiohttp would log it with its traceback, at each wave of clients that leave.
+        """
+        if isinstance(exc, ConnectionError):
+            raise exc
         response = super().handle_error(request, status, exc, message)
         response.headers["Server"] = PRODUCT
         return response

@@ -432,8 +432,8 @@ async def test_a_stream_towards_an_old_client_ends_with_the_connection() -> None
 
 
 @pytest.mark.parametrize("when", ["before the head", "behind the head", "in the body", "as it is written"])
-async def test_an_abort_leaves_no_last_chunk(when: str) -> None:
-    """What was sent is not to be taken for complete, and the watcher is not told what it did itself."""
+async def test_an_abort_leaves_no_last_chunk(when: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What was sent is not to be taken for complete; the watcher is not told what it did itself, nor is the log."""
     async with House() as house, RawConnection(house.url) as client:
         await client.request("GET")
         asked = await house.nth(1)
@@ -456,6 +456,7 @@ async def test_an_abort_leaves_no_last_chunk(when: str) -> None:
         await turns()
 
         assert asked.closed == 0
+        assert caplog.records == []
 
 
 async def test_an_abort_ends_a_write_that_the_client_does_not_take() -> None:
@@ -499,6 +500,28 @@ async def test_a_client_that_goes_is_told_once(when: str, reset: bool) -> None:
         await turns()
 
         assert (asked.closed, asked.drained) == (1, 0)
+
+
+@pytest.mark.parametrize("how", ["start", "write", "finish"])
+async def test_a_client_that_goes_as_it_is_answered_is_no_error(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What is still on its way out then goes nowhere, and nobody is alarmed."""
+    async with House() as house, RawConnection(house.url) as client:
+        await client.request("GET")
+        asked = await house.nth(1)
+        if how != "start":
+            asked.sink.start(200, STREAM)
+            await client.read_head()
+        # In the same turn, so that the connection is lost while the answer is being written.
+        transport_of(asked.sink).abort()
+        if how == "start":
+            asked.sink.start(200, STREAM)
+        elif how == "write":
+            asked.sink.write(b"data: 1\n\n")
+        else:
+            asked.sink.finish()
+        await turns()
+
+        assert caplog.records == []
 
 
 async def test_a_client_that_goes_in_its_own_body_was_never_there() -> None:
