@@ -8,7 +8,7 @@ being let go belongs to the next attempt.
 from collections import deque
 from collections.abc import Callable
 
-from proxy.clock import Clock, Timer, run_all
+from proxy.clock import Clock, Timer
 from proxy.config import Upstream
 from proxy.observe.hooks import Observer, UpstreamLost, UpstreamRecovered
 from proxy.upstream.base import Edge
@@ -57,6 +57,9 @@ class Recovery:
         """Told how each attempt went, before anybody is let go."""
         self._waiting: list[Ticket] = []
         self._paced: deque[Ticket] = deque()
+        self._going: deque[Ticket] = deque()
+        """Live ones that need not wait any more."""
+        self._is_going = False
         self._attempt = 0
         self._is_trying = False
         self._is_watched = False
@@ -74,7 +77,7 @@ class Recovery:
     @property
     def is_busy(self) -> bool:
         """Tell whether anybody waits to be let go."""
-        return any(ticket.ready is not None for ticket in (*self._waiting, *self._paced))
+        return any(ticket.ready is not None for ticket in (*self._waiting, *self._paced, *self._going))
 
     # -- queues
 
@@ -116,7 +119,7 @@ class Recovery:
     def release(self, most: int | None = None) -> int:
         """Let the waiters go, or *most* of them, live ones first: they choose again where to go.
 
-        The live ones go at once, the others in their turn. Returns how many went.
+        The live ones go at once, one in a turn of the loop, the others at their pace. Returns how many went.
         """
         waiting = [ticket for ticket in self._waiting if ticket.ready is not None]
         waiting.sort(key=lambda ticket: not ticket.is_live)
@@ -154,6 +157,7 @@ class Recovery:
         self._is_closed = True
         self._waiting.clear()
         self._paced.clear()
+        self._going.clear()
 
     # -- the loop
 
@@ -208,7 +212,20 @@ class Recovery:
     def _let_go(self, tickets: list[Ticket]) -> None:
         self._paced.extend(ticket for ticket in tickets if not ticket.is_live)
         self._start_pacing()
-        run_all(ticket.call for ticket in tickets if ticket.is_live)
+        self._going.extend(ticket for ticket in tickets if ticket.is_live)
+        if self._going and not self._is_going:
+            self._go()
+
+    def _go(self) -> None:
+        """Let a live one go; one in a turn of the loop, so that other clients' calls do not wait behind them all."""
+        self._is_going = False
+        while self._going and not self._is_going:
+            ticket = self._going.popleft()
+            if ticket.ready is not None:
+                if self._going:
+                    self._is_going = True
+                    self._clock.call_later(0.0, self._go)
+                ticket.call()
 
     def _start_pacing(self) -> None:
         if self._paced and not self._is_pacing:

@@ -418,6 +418,7 @@ def test_when_all_are_out_whoever_is_back_first_is_noticed() -> None:
     assert stage.succeed("a") == "a", "one trial at once"
 
     stage.b.answered()
+    stage.clock.advance()
 
     assert (stage.b.is_available, sorted(stage.gone)) == (True, ["s1", "s2", "s3"])
     assert stage.succeed("a") == "b"
