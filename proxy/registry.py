@@ -10,7 +10,14 @@ from typing import Protocol
 
 from proxy.core.edge import Request, Sink
 from proxy.core.headers import Headers
-from proxy.core.ids import SESSION_ENTROPY_BYTES, SessionId, UpstreamSessionId, mint_epoch, mint_session_id
+from proxy.core.ids import (
+    EPOCH_ENTROPY_BYTES,
+    SESSION_ENTROPY_BYTES,
+    SessionId,
+    UpstreamSessionId,
+    mint_epoch,
+    mint_session_id,
+)
 from proxy.core.jsonrpc import Envelope
 from proxy.core.revision import for_session
 from proxy.core.session import BindingEvent, CloseReason, Handshake, Session, SessionEvent
@@ -98,7 +105,7 @@ class Registry:
         )
         session.receive(SessionEvent.ANSWERED)
         session.binding.upstream_id = upstream_id
-        log = MemoryLog(mint_epoch(ctx.clock.entropy(16)), ctx.budget)
+        log = MemoryLog(mint_epoch(ctx.clock.entropy(EPOCH_ENTROPY_BYTES)), ctx.budget)
         relay = SessionRelay(ctx, session, member, log, headers, self._forget)
         relay.binder.apply(BindingEvent.ADOPTED)
         relay.binder.note_bound()

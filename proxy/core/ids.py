@@ -29,11 +29,10 @@ RequestId: TypeAlias = int | str
 STANDALONE: Final = StreamId("s")
 
 SESSION_ENTROPY_BYTES: Final = 24
-EPOCH_ENTROPY_BYTES: Final = 8
-EPOCH_LENGTH: Final = 12
+EPOCH_ENTROPY_BYTES: Final = 12
 
-_EPOCHS: Final = 36**EPOCH_LENGTH
-_BASE36: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+# The first four are a seventh more likely, which costs a hundredth of a bit; arithmetic takes ten times as long.
+_BASE36: Final = bytes(b"0123456789abcdefghijklmnopqrstuvwxyz"[byte % 36] for byte in range(256))
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _LEGAL_SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,256}")
 
@@ -62,15 +61,10 @@ def mint_session_id(entropy: bytes) -> SessionId:
 
 
 def mint_epoch(entropy: bytes) -> Epoch:
-    """Spell at least 8 random bytes as 12 characters of [0-9a-z] (62 bits)."""
-    if len(entropy) < EPOCH_ENTROPY_BYTES:
+    """Spell 12 random bytes as 12 characters of [0-9a-z] (62 bits)."""
+    if len(entropy) != EPOCH_ENTROPY_BYTES:
         raise ValueError(f"an epoch takes {EPOCH_ENTROPY_BYTES} bytes of entropy, got {len(entropy)}")
-    number = int.from_bytes(entropy, "big") % _EPOCHS
-    digits = []
-    for _ in range(EPOCH_LENGTH):
-        number, digit = divmod(number, 36)
-        digits.append(_BASE36[digit])
-    return Epoch("".join(digits))
+    return Epoch(entropy.translate(_BASE36).decode("ascii"))
 
 
 def is_legal_session_id(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -40,23 +41,26 @@ def test_a_session_id_takes_exactly_24_bytes(length):
         ids.mint_session_id(bytes(length))
 
 
-@given(st.binary(min_size=8, max_size=32))
+@given(st.binary(min_size=12, max_size=12))
 def test_an_epoch_is_twelve_characters_of_base_36(entropy):
     """A minted epoch has the fixed length and alphabet that a cursor relies on."""
     assert re.fullmatch(r"[0-9a-z]{12}", ids.mint_epoch(entropy))
 
 
 def test_epochs_of_different_entropy_differ():
-    """Every byte of the entropy counts, the first as much as the last."""
-    epochs = {ids.mint_epoch(bytes(8 * [0])[:at] + b"\x01" + bytes(8 * [0])[at + 1 :]) for at in range(8)}
+    """Every byte of the entropy counts, the first as much as the last, and no character comes up much more often."""
+    epochs = {ids.mint_epoch(bytes(12 * [0])[:at] + b"\x01" + bytes(12 * [0])[at + 1 :]) for at in range(12)}
+    spelled = Counter("".join(ids.mint_epoch(bytes([byte] * 12)) for byte in range(256)))
 
-    assert len(epochs) == 8
+    assert len(epochs) == 12
+    assert (len(spelled), min(spelled.values()), max(spelled.values())) == (36, 7 * 12, 8 * 12)
 
 
-def test_an_epoch_takes_at_least_8_bytes():
-    """Too little entropy is refused."""
-    with pytest.raises(ValueError, match="8 bytes"):
-        ids.mint_epoch(bytes(7))
+@pytest.mark.parametrize("length", [0, 11, 13])
+def test_an_epoch_takes_exactly_12_bytes(length):
+    """Entropy of another length is refused instead of giving a weaker or a longer tag."""
+    with pytest.raises(ValueError, match="12 bytes"):
+        ids.mint_epoch(bytes(length))
 
 
 @pytest.mark.parametrize("text", ["!", "~", "a" * 256, "1f-~!x", "0"])
