@@ -16,6 +16,7 @@ from proxy.core.session import BindingEvent, BindingState, Command, SessionState
 from proxy.observe import hooks
 from proxy.relay.evading import settle
 from proxy.relay.rebuild import Rebuild, Refusal
+from proxy.upstream.member import MemberState
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
@@ -242,7 +243,7 @@ class Binder:
                 if other is not None:
                     self._go_on_at(other, rebuild, refusal)
                     return
-            if came_from in pool.members and came_from not in rebuild.tried:
+            if came_from.state is MemberState.ACTIVE and came_from not in rebuild.tried:
                 event = BindingEvent.DENIED_ELSEWHERE
         self._refused_by_upstream(event, refusal)
 

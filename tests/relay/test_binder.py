@@ -561,6 +561,19 @@ def test_a_session_that_was_denied_elsewhere_goes_home_when_its_member_is_back()
     assert scene.relay.session.binding.state is BindingState.BOUND
 
 
+def test_a_session_whose_member_takes_no_more_is_parked_where_it_was_denied():
+    """A drained one will not have it back, so nothing is waited for."""
+    scene = PoolScene()
+    scene.listening()
+    scene.call(1)
+    scene.ctx.pool.drain(scene.member("a"))
+    scene.at("a").one(rpc="tools/call").refuse()
+    scene.at("b").one(rpc="initialize").answer(403)
+
+    assert scene.relay.session.binding.state is BindingState.UNBOUND
+    assert scene.relay.leg.member.name == "b"
+
+
 def test_a_session_without_a_reader_waits_for_its_next_request_at_home():
     """It was denied elsewhere, nobody listens, and nothing is left that would look after it."""
     scene = PoolScene()
