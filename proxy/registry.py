@@ -66,6 +66,7 @@ class Registry:
         self._is_choosing = False
         ctx.pool.on_ejected.append(self._ejected)
         ctx.pool.on_removed.append(self._ejected)
+        ctx.pool.on_readmitted.append(self._readmitted)
         self._sweep()
 
     def __len__(self) -> int:
@@ -141,6 +142,11 @@ class Registry:
         leaving.sort(key=lambda relay: not relay.calls)
         self._evading.extend(leaving)
         self._evade()
+
+    def _readmitted(self, member: Member) -> None:
+        """Let what waits for a member that is out, and may be sent again, ask the one that is back."""
+        for passing in tuple(self.ctx.passing):
+            passing.reconsider(member)
 
     def _evade(self) -> None:
         # Who has nothing to move says so at once: without this mark the calls would nest as deep as there are sessions.

@@ -96,7 +96,7 @@ _ROWS = (
     Fault(
         "discover_unreachable", 503, UNAVAILABLE, "not_run",
         "the server cannot be reached",
-        "`server/discover` without a connection for `discover_wait_seconds`; 200 would end some clients' era",
+        "`server/discover` without an answer for `discover_wait_seconds`; 200 would end some clients' era",
     ),
     Fault(
         "closed_unsent", 200, SESSION_CLOSED, "not_run",

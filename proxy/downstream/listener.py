@@ -17,7 +17,7 @@ from proxy.core.revision import is_known, is_modern
 from proxy.observe.hooks import Observer
 from proxy.relay import replies
 from proxy.relay.opening import Opening
-from proxy.relay.passthrough import Passthrough
+from proxy.relay.sessionless import Sessionless
 from proxy.routes import Entrance, RouteTable
 
 # A member of an enum costs ten times a global to get at.
@@ -125,7 +125,7 @@ class Listener:
         elif envelope.kind is Kind.BATCH:
             members = [member for member, _ in jsonrpc.split_batch(request.body)]
             ids = tuple(member.id for member in members if member.kind is _REQUEST and member.id is not None)
-        exchange = Passthrough(
+        exchange = Sessionless(
             entrance.registry.ctx, ids, request.head, request.body, sink, method=envelope.method, is_modern=is_modern
         )
         exchange.begin()

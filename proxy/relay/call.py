@@ -272,7 +272,7 @@ class Call(Attempt):
 
     def _repeat(self, repeating: Repeating, leg: Leg) -> None:
         repeating.count()
-        observe(self._relay, self.correlation_id, repeating.reason, leg.member)
+        observe(self._relay.ctx, self._relay.fingerprint, self.correlation_id, repeating.reason, leg.member)
         self._break_off()
         self._forget_answer()
         if self._pause is not None:
@@ -447,9 +447,8 @@ class Call(Attempt):
         """Answer every open request id with a row of the fault table."""
         if self.state is _DONE:
             return
-        if self._repeating is not None and faults.FAULTS[reason].outcome == "not_run":
-            # True of the repetition, not of the call.
-            reason, data = self._repeating.reason, self._repeating.data
+        if self._repeating is not None:
+            reason, data = self._repeating.outcome(reason, data)
         if faults.FAULTS[reason].outcome == "unknown":
             if self._leg is not None:
                 self._leg.member.unknown += 1

@@ -20,6 +20,7 @@ from proxy.core.retry import RetryPolicy
 from proxy.observe.hooks import Fingerprint, Observer
 from proxy.relay.farewell import PATIENCE_SECONDS, Farewell
 from proxy.relay.inquiry import Inquiries
+from proxy.relay.pulse import Pulses
 from proxy.store.memory import Budget
 from proxy.upstream.base import UpstreamRequest
 from proxy.upstream.member import Member
@@ -58,6 +59,9 @@ class Abandonable(Protocol):
     def evade(self, member: Member) -> None:
         """Go elsewhere if it waits for this member, which is out, and may be sent again."""
 
+    def reconsider(self, member: Member) -> None:
+        """Go to this member, which is back, if it waits for one that is out, and may be sent again."""
+
 
 @dataclass(slots=True)
 class Context:
@@ -90,6 +94,9 @@ class Context:
     policy: RetryPolicy = field(init=False)
     """What may be sent again."""
     inquiries: Inquiries = field(init=False)
+    silences: Queue = field(init=False)
+    """Exchanges of no session, to be asked about when nothing has come for long (semantics 16)."""
+    pulses: Pulses = field(init=False)
     passing: set[Abandonable] = field(default_factory=set)
     """Exchanges under way without a session."""
     openings: int = 0
@@ -103,6 +110,8 @@ class Context:
         self.lingers = Queue(self.clock, LINGER_SECONDS)
         self.farewells = Queue(self.clock, PATIENCE_SECONDS)
         self.inquiries = Inquiries(self.clock)
+        self.silences = Queue(self.clock, self.upstream.silence_seconds)
+        self.pulses = Pulses(self.clock, self.upstream.ping_timeout_seconds)
         retry = self.retry
         self.policy = RetryPolicy(retry.attempts, retry.safe_tools, retry.unsafe_tools, asks=retry.ask_tools)
 

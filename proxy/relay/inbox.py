@@ -16,7 +16,7 @@ from proxy.observe import hooks
 from proxy.relay import replies, tasks
 from proxy.relay.call import Call
 from proxy.relay.note import Note
-from proxy.relay.passthrough import Passthrough
+from proxy.relay.unread import Unread
 
 if TYPE_CHECKING:
     from proxy.relay.session import SessionRelay
@@ -94,7 +94,7 @@ class Inbox:
             self._batch()
         else:
             # Not ours to judge: the upstream says what is wrong with it.
-            Passthrough(self._relay.ctx, (), self._head, self._request.body, self._sink, relay=self._relay).begin()
+            Unread(self._relay, self._head, self._request.body, self._sink).begin()
 
     def _batch(self) -> None:
         members = jsonrpc.split_batch(self._request.body)

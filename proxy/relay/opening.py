@@ -33,7 +33,7 @@ OpenSession = Callable[[Handshake, "UpstreamSessionId | None", Headers, str, "Me
 
 
 class Opening:
-    """One `initialize` under way. Fulfils `upstream.base.Receiver` and `core.edge.Watcher`."""
+    """One `initialize` under way. Fulfils `upstream.base.Receiver`, `core.edge.Watcher` and `wheel.Due`."""
 
     __slots__ = (
         "_answer_headers",
@@ -44,6 +44,7 @@ class Opening:
         "_deadline",
         "_decoder",
         "_exchange",
+        "_has_spoken",
         "_head",
         "_is_over",
         "_member",
@@ -87,6 +88,8 @@ class Opening:
         """Ends the wait for a member's word where another one could be asked."""
         self._tried: tuple[Member, ...] = ()
         """Members that could not be reached, in this round."""
+        self._has_spoken = False
+        """Whether the upstream has said anything since it was last asked about."""
         self._is_over = False
 
     def begin(self) -> None:
@@ -112,12 +115,19 @@ class Opening:
         self._member = member
         request = self._ctx.request(self._head, self._body, self._correlation_id)
         self._exchange = member.edge.send(request, self)
+        self._has_spoken = False
+        self._ctx.silences.discard(self)
+        self._ctx.silences.add(self)
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
         if self._ctx.pool.has_place((*self._tried, member)):
             # Another one can be asked, so this one is not waited for without a bound.
             seconds = self._ctx.upstream.ping_timeout_seconds
             self._deadline = self._ctx.clock.call_later(seconds, lambda: self._silent(member))
+        elif self._tried and not member.is_available:
+            # The last of them, and out already: nobody tells when it goes.
+            self._patience.begin()
 
     def _silent(self, member: Member) -> None:
         if self._member is member and self._exchange is not None and not self._status:
@@ -162,6 +172,8 @@ class Opening:
                 if self._member is not member or (self._sink is not None and self._try_another(member)):
                     return
         self._status = status
+        self._has_spoken = True
+        self._patience.end()
         self._answer_headers = headers
         if h.is_encoded(headers):
             self._fail("answer_unusable")
@@ -170,6 +182,7 @@ class Opening:
 
     def on_data(self, data: bytes) -> None:
         """A piece of it; bounded, an endless body is no handshake."""
+        self._has_spoken = True
         self._size += len(data)
         if self._size > self._ctx.upstream.max_message_bytes:
             self._fail("answer_too_large")
@@ -279,6 +292,8 @@ class Opening:
     def _waited(self) -> None:
         if self._exchange is None:
             self._fail("unreachable")
+        elif not self._status:
+            self._fail("upstream_silent")
 
     def _fail(self, reason: str, **data: object) -> None:
         if self._is_over:
@@ -294,8 +309,40 @@ class Opening:
 
         An `initialize` may be sent twice: it makes an upstream session, and the one that nobody uses ends by itself.
         """
-        if self._member is member and not self._status:
-            self._try_another(member)
+        if self._member is member and not self._status and not self._try_another(member):
+            # All were asked. Who is back in time is asked again; if nobody is, the client is told.
+            self._patience.begin()
+
+    def reconsider(self, member: Member) -> None:
+        """Ask *member*, which is back: the one that was asked is out, and has not answered."""
+        asked = self._member
+        if asked is not None and asked is not member and not asked.is_available and not self._status:
+            self._tried = ()
+            self._try_another(asked)
+
+    def due(self) -> None:
+        """Ask whether the member lives, if nothing has come for long (semantics 16)."""
+        member, exchange = self._member, self._exchange
+        if member is None or exchange is None:
+            return
+        if self._has_spoken:
+            self._has_spoken = False
+            self._ctx.silences.add(self)
+        else:
+            headers = self._ctx.forward(self._head)
+            own = self._ctx.own_headers(headers, version=None, upstream_id=None)
+            self._ctx.pulses.ask(member, own, lambda is_alive: self._felt(member, exchange, is_alive=is_alive))
+
+    def _felt(self, member: Member, exchange: Exchange, *, is_alive: bool) -> None:
+        if self._exchange is not exchange:
+            return
+        if is_alive:
+            self._ctx.silences.add(self)
+            return
+        member.timed_out()
+        # That may have led elsewhere already.
+        if self._exchange is exchange and (self._status or not self._try_another(member)):
+            self._fail("upstream_silent")
 
     def _try_another(self, member: Member) -> bool:
         exchange = self._exchange
@@ -318,6 +365,7 @@ class Opening:
             self._ctx.openings -= 1
         self._is_over = True
         self._ctx.passing.discard(self)
+        self._ctx.silences.discard(self)
         self._patience.end()
         if self._deadline is not None:
             self._deadline.cancel()

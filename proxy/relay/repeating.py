@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from proxy.core import jsonrpc
+from proxy.core.faults import FAULTS
 from proxy.core.ids import RequestId
 from proxy.core.retry import Safety, may_repeat, safety_of
 from proxy.observe import hooks
 
 if TYPE_CHECKING:
+    from proxy.relay.context import Context
     from proxy.relay.session import SessionRelay
     from proxy.upstream.member import Member
 
@@ -57,6 +59,10 @@ class Repeating:
         if self.reason not in UNCOUNTED:
             self._count += 1
 
+    def outcome(self, reason: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return what is told of the call where *reason* is true of its repetition: "did not run" is not."""
+        return (self.reason, self.data) if FAULTS[reason].outcome == "not_run" else (reason, data)
+
     def request_body(self, body: bytes, alias: RequestId | None) -> bytes:
         """Return what is sent: with *alias* in the place of the request's id, where one is needed."""
         self.alias = alias
@@ -68,11 +74,9 @@ def judge(relay: SessionRelay, member: Member, body: bytes) -> Safety:
     return safety_of(jsonrpc.classify(body), body, member.tools, relay.ctx.policy)
 
 
-def observe(relay: SessionRelay, correlation_id: str, reason: str, member: Member) -> None:
-    """Tell observers that a call is sent again."""
-    if relay.ctx.observer.is_active:
-        relay.ctx.observer.call_repeated(
-            hooks.CallRepeated(
-                session=relay.fingerprint, request_id=correlation_id, reason=reason, upstream=member.name
-            )
+def observe(ctx: Context, session: str, correlation_id: str, reason: str, member: Member) -> None:
+    """Tell observers that a call is sent again; *session* is the fingerprint, empty for a call of none."""
+    if ctx.observer.is_active:
+        ctx.observer.call_repeated(
+            hooks.CallRepeated(session=session, request_id=correlation_id, reason=reason, upstream=member.name)
         )

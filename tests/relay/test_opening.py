@@ -198,7 +198,7 @@ def test_an_opening_is_never_upgraded():
     """The client needs the session id in the head (semantics 19)."""
     front = Front()
     sink = _opening(front)
-    front.clock.advance(30.0)
+    front.clock.advance(29.0)
 
     assert sink.status is None
 
@@ -415,6 +415,104 @@ def test_an_opening_leaves_a_member_that_is_ejected_before_it_answers():
     assert sink.status == 200
     assert front.only_session().leg.member.name == "b"
     assert front.ctx.openings == 0
+
+
+def _silenced(front: Front, *names: str) -> None:
+    """Let members be out because they say nothing."""
+    for name in names:
+        for _ in range(3):
+            _member(front, name).timed_out()
+
+
+def test_an_opening_at_a_silent_member_is_asked_of_the_one_that_is_back():
+    """Both were out and both were asked; the first is well again, and the client need not wait for the second."""
+    front = _pool(eject_after_seconds=0.0)
+    sink = _opening(front)
+    _silenced(front, "a", "b")
+    waiting = _at(front, "b").last
+    front.clock.advance(1.0)
+    _member(front, "a").answered()
+    _at(front, "a").last.json(200, initialize_answer(request_id="init"), [(h.SESSION_ID, "up-a")])
+
+    assert waiting.is_aborted
+    assert sink.status == 200
+    assert front.only_session().leg.member.name == "a"
+    assert front.ctx.openings == 0
+
+
+def test_an_opening_that_nobody_answers_is_told_so_in_time():
+    """All were asked and are out: the client waits as long as for servers that are away."""
+    front = _pool(eject_after_seconds=0.0)
+    sink = _opening(front)
+    _silenced(front, "a", "b")
+    front.clock.advance(9.9)
+
+    assert sink.status is None
+
+    front.clock.advance(0.2)
+
+    assert reason(sink) == "upstream_silent"
+    assert [_at(front, name).open for name in "ab"] == [[], []]
+    assert front.ctx.passing == set()
+
+
+def test_an_opening_that_comes_to_the_last_one_when_that_is_out_is_told_so_in_time():
+    """Nobody would tell of an ejection that was before."""
+    front = _pool(eject_after_seconds=0.0)
+    _silenced(front, "b")
+    sink = _opening(front)
+    _silenced(front, "a")
+
+    assert len(_at(front, "b").open) == 1
+
+    front.clock.advance(10.1)
+
+    assert reason(sink) == "upstream_silent"
+
+
+def test_an_opening_that_is_answered_late_is_waited_for_by_the_head_alone():
+    """Its head came before the wait was over: the answer is on its way."""
+    front = _pool(eject_after_seconds=0.0)
+    sink = _opening(front)
+    _silenced(front, "a", "b")
+    attempt = _at(front, "b").last
+    front.clock.advance(9.0)
+    attempt.sse([(h.SESSION_ID, "up-1")])
+    front.clock.advance(9.0)
+    attempt.frame(initialize_answer(request_id="init"))
+
+    assert sink.status == 200
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_an_opening_at_a_member_that_hangs_ends(has_begun: bool):
+    """There is no other one: it is asked for a sign of life, and given up after the second in vain (semantics 16)."""
+    front = Front(silence_seconds=30.0, ping_timeout_seconds=10.0)
+    sink = _opening(front)
+    if has_begun:
+        front.edge.last.sse()
+        front.clock.advance(35.0)
+    front.clock.advance(32.0)
+
+    assert len(front.edge.find(rpc="ping")) == 1
+
+    front.clock.advance(22.0)
+
+    assert reason(sink) == "upstream_silent"
+    assert front.edge.open == []
+    assert len(front.ctx.silences) == 0
+
+
+def test_an_opening_whose_member_answers_pings_is_waited_for():
+    """Some servers take long to start a session."""
+    front = Front(silence_seconds=30.0)
+    sink = _opening(front)
+    for _ in range(4):
+        front.clock.advance(32.0)
+        front.edge.one(rpc="ping").answer(400)
+    front.edge.one(rpc="initialize").json(200, initialize_answer(request_id="init"))
+
+    assert sink.status == 200
 
 
 def test_an_opening_that_is_being_answered_stays():

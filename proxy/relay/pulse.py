@@ -1,0 +1,122 @@
+"""Whether a member says anything at all: a `ping` of no session, on a fresh connection.
+
+Owns the questions under way, one per member however many ask, and the verdict. Knows no session and no exchange: it
+answers whoever asked. Invariant: every question gets exactly one answer, in a bounded time. For what has no upstream
+session of its own; in one, `probe` asks, whose answer tells of the session too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.core import jsonrpc
+from proxy.core.headers import Headers
+from proxy.relay.probe import FAILURES_UNTIL_LOST
+from proxy.upstream.base import Exchange, Loss, UpstreamRequest
+
+if TYPE_CHECKING:
+    from proxy.clock import Clock, Timer
+    from proxy.upstream.member import Member
+
+_ID = "mcp-session-proxy-pulse"
+
+
+class Pulses:
+    """The questions of one route."""
+
+    def __init__(self, clock: Clock, timeout_seconds: float) -> None:
+        self._clock = clock
+        self._timeout = timeout_seconds
+        self._asked: dict[Member, _Pulse] = {}
+
+    def ask(self, member: Member, headers: Headers, answered: Callable[[bool], None]) -> None:
+        """Call *answered* with whether *member* lives: any answer counts but a gateway's, a refusal of the ping too.
+
+        *headers*: the credentials, as they go upstream; of whoever asks first.
+        """
+        pulse = self._asked.get(member)
+        if pulse is None:
+            pulse = self._asked[member] = _Pulse(self._clock, self._timeout, member, headers, self._felt)
+            pulse.waiting.append(answered)
+            pulse.begin()
+        else:
+            pulse.waiting.append(answered)
+
+    def _felt(self, pulse: _Pulse, is_alive: bool) -> None:
+        del self._asked[pulse.member]
+        for answered in pulse.waiting:
+            answered(is_alive)
+
+
+class _Pulse:
+    """One question. Fulfils `upstream.base.Receiver`."""
+
+    __slots__ = ("_clock", "_deadline", "_done", "_exchange", "_failures", "_headers", "_timeout", "member", "waiting")
+
+    def __init__(
+        self, clock: Clock, timeout: float, member: Member, headers: Headers, done: Callable[[_Pulse, bool], None]
+    ) -> None:
+        self._clock = clock
+        self._timeout = timeout
+        self._headers = headers
+        self._done = done
+        self._failures = 0
+        self._exchange: Exchange | None = None
+        self._deadline: Timer | None = None
+        self.member = member
+        self.waiting: list[Callable[[bool], None]] = []
+
+    def begin(self) -> None:
+        """Ask."""
+        body = jsonrpc.request_body(_ID, "ping", None)
+        self._deadline = self._clock.call_later(self._timeout, self._timed_out)
+        self._exchange = self.member.edge.send(UpstreamRequest("POST", self._headers, body, fresh=True), self)
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The status is all that is asked for."""
+        self._stop()
+        if status >= 500:
+            self.member.failed()
+            self._failed()
+        else:
+            self._done(self, True)
+
+    def on_data(self, data: bytes) -> None:
+        """Nothing depends on it."""
+
+    def on_end(self, proven: bool) -> None:
+        """The head has told."""
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The ping failed."""
+        self._exchange = None
+        self._stop()
+        if loss is Loss.BROKEN:
+            self.member.failed()
+            self._failed()
+        else:
+            self.member.refused(detail)
+            # Nobody listens: what ran there is gone.
+            self._done(self, False)
+
+    def _timed_out(self) -> None:
+        self._deadline = None
+        self._stop()
+        self.member.timed_out()
+        self._failed()
+
+    def _failed(self) -> None:
+        self._failures += 1
+        if self._failures < FAILURES_UNTIL_LOST:
+            self.begin()
+        else:
+            self._done(self, False)
+
+    def _stop(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abort()

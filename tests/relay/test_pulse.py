@@ -1,0 +1,95 @@
+"""A question to a member of which nothing is known but that it is silent."""
+
+import pytest
+
+from proxy.core.headers import Headers
+from proxy.relay.pulse import Pulses
+from proxy.upstream.base import Loss
+from support.fakes import Attempt, FakeClock, FakeEdge, edge_of, make_context
+
+OWN: Headers = [("Authorization", "Bearer x")]
+
+
+class World:
+    """One member, and what was answered about it."""
+
+    def __init__(self) -> None:
+        self.ctx = make_context(upstreams=("a", "b"), probe="none")
+        self.clock: FakeClock = self.ctx.clock  # type: ignore[assignment]
+        self.member = self.ctx.pool.members[0]
+        self.edge: FakeEdge = edge_of(self.ctx, "a")
+        self.pulses = Pulses(self.clock, 10.0)
+        self.answers: list[bool] = []
+
+    def ask(self) -> Attempt:
+        """Ask, and return the ping that is under way."""
+        self.pulses.ask(self.member, OWN, self.answers.append)
+        return self.edge.one(rpc="ping")
+
+
+@pytest.mark.parametrize("status", [200, 202, 400, 401, 404, 405, 429])
+def test_any_answer_is_a_sign_of_life(status: int) -> None:
+    """Also one that refuses the ping; it carries the credentials, and no connection of others is used."""
+    world = World()
+    ping = world.ask()
+    ping.head(status)
+
+    assert world.answers == [True]
+    assert (ping.request.fresh, ping.header("Authorization")) == (True, "Bearer x")
+    assert world.edge.open == []
+    assert world.member.health.failures == 0
+
+
+@pytest.mark.parametrize("how", ["gateway", "broken", "silent"])
+def test_two_failures_in_a_row_are_none(how: str) -> None:
+    """One may meet a busy moment; both count against the member."""
+    world = World()
+    ping = world.ask()
+    for number in range(2):
+        assert world.answers == []
+
+        ping = world.edge.one(rpc="ping")
+        if how == "gateway":
+            ping.head(503)
+        elif how == "broken":
+            ping.lost(Loss.BROKEN)
+        else:
+            world.clock.advance(10.0)
+        assert world.member.health.failures == number + 1
+
+    assert world.answers == [False]
+    assert world.edge.open == []
+
+
+def test_a_refusal_tells_at_once() -> None:
+    """Nobody listens."""
+    world = World()
+    world.ask().refuse()
+
+    assert world.answers == [False]
+    assert world.clock.pending() == 0
+
+
+def test_a_second_ping_may_be_answered() -> None:
+    """It lives."""
+    world = World()
+    world.ask()
+    world.clock.advance(10.0)
+    world.edge.one(rpc="ping").head(200)
+
+    assert world.answers == [True]
+
+
+def test_whoever_asks_meanwhile_shares_the_question() -> None:
+    """Each gets the answer once; the next question is a new one."""
+    world = World()
+    world.ask()
+    ping = world.ask()
+    ping.head(200)
+
+    assert world.answers == [True, True]
+
+    world.ask().head(200)
+
+    assert world.answers == [True, True, True]
+    assert len(world.edge.attempts) == 2
