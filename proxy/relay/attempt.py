@@ -301,6 +301,21 @@ class Attempt:
             if self._size > HELD_FROM or self._size > self._relay.ctx.upstream.max_message_bytes:
                 self._hold_answer()
 
+    def on_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer of no great size: the same in one step."""
+        limit = self._relay.ctx.upstream.max_message_bytes
+        if self.state is _SENT and h.body_of(headers) is _PLAIN and len(body) <= limit:
+            self._exchange = None
+            self._status = status
+            self._answer_headers = headers
+            self._relay_answer(body)
+            return
+        self.on_head(status, headers)
+        if self._exchange is not None:
+            self.on_data(body)
+        if self._exchange is not None:
+            self.on_end(True)
+
     def _hold_answer(self) -> None:
         ctx = self._relay.ctx
         more = self._size - self._held

@@ -45,7 +45,11 @@ class UpstreamRequest(msgspec.Struct, gc=False):
 
 
 class Receiver(Protocol):
-    """Who gets the answer."""
+    """Who gets the answer.
+
+    Who has a verb `on_whole(status, headers, body)` as well may be given a successful answer that came whole by that
+    one, in the place of the three others: the exchange is over then.
+    """
 
     def on_head(self, status: int, headers: Headers) -> None:
         """The status and the headers are there."""

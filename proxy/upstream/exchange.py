@@ -34,13 +34,13 @@ class Connections(Protocol):
 class WireExchange:
     """One request under way. Fulfils `upstream.base.Exchange`."""
 
-    __slots__ = ("_is_paused", "connection", "is_over", "receiver")
+    __slots__ = ("connection", "is_over", "is_paused", "receiver")
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
         self.connection: Connection | None = None
         self.is_over = False
-        self._is_paused = False
+        self.is_paused = False
 
     def abort(self) -> None:
         """Cut it; the receiver hears nothing any more."""
@@ -51,14 +51,14 @@ class WireExchange:
 
     def pause(self) -> None:
         """Stop reading the body."""
-        if not self._is_paused and self.connection is not None:
-            self._is_paused = True
+        if not self.is_paused and self.connection is not None:
+            self.is_paused = True
             self.connection.pause()
 
     def resume(self) -> None:
         """Go on reading."""
-        if self._is_paused and self.connection is not None:
-            self._is_paused = False
+        if self.is_paused and self.connection is not None:
+            self.is_paused = False
             self.connection.resume()
 
     def lost(self, loss: Loss, detail: str) -> None:

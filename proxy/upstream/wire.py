@@ -23,6 +23,9 @@ from proxy.upstream.exchange import WireExchange
 from proxy.upstream.tls import client_context, failed_connection
 from proxy.wheel import Queue
 
+JOINED_BYTES = 65_536
+"""Below this a body is copied behind its head, which is cheaper than a list of buffers for the kernel."""
+_CALL = b"%b %b%bX-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b"
 CLOSED = "this upstream was taken out"
 """What an exchange hears that outlives its edge."""
 
@@ -59,20 +62,28 @@ class WireEdge:
     def send(self, request: UpstreamRequest, receiver: Receiver) -> Exchange:
         """Begin an exchange."""
         exchange = WireExchange(receiver)
+        body = request.body
+        is_joined = 0 < len(body) < JOINED_BYTES
         try:
-            head = self._head(request)
+            head = self._head(request, body if is_joined else b"")
         except ValueError as error:
             # Not a byte is written of a request that would say two things.
             self._loop.call_soon(exchange.lost, Loss.NOT_SENT, str(error))
             return exchange
+        if is_joined:
+            body = b""
         if self._is_closed:
             self._loop.call_soon(exchange.lost, Loss.REFUSED, CLOSED)
             return exchange
-        connection = None if request.fresh else self._take_idle()
-        if connection is not None:
-            connection.begin(exchange, head, request.body, keep=True)
-        else:
-            self._spawn(self._connect_and_begin(exchange, head, request), exchange)
+        if not request.fresh:
+            # The newest first, so that the others grow old and are closed.
+            while self._idle:
+                connection = self._idle.pop()
+                if connection.is_ready:
+                    connection.begin(exchange, head, body, keep=True)
+                    return exchange
+                connection.drop()
+        self._spawn(self._connect_and_begin(exchange, head, body, keep=not request.fresh), exchange)
         return exchange
 
     def reach(self, done: Callable[[bool], None]) -> None:
@@ -116,7 +127,7 @@ class WireEdge:
             self._connecting.discard(deadline)
         return connection
 
-    async def _connect_and_begin(self, exchange: WireExchange, head: bytes, request: UpstreamRequest) -> None:
+    async def _connect_and_begin(self, exchange: WireExchange, head: bytes, body: bytes, *, keep: bool) -> None:
         try:
             connection = await self._connect()
         except Exception as error:  # whatever it was, nothing was written, and the receiver must hear of it
@@ -125,7 +136,7 @@ class WireEdge:
         if exchange.is_over:
             connection.drop()
         elif connection.is_open:
-            connection.begin(exchange, head, request.body, keep=not request.fresh)
+            connection.begin(exchange, head, body, keep=keep)
         else:
             exchange.lost(Loss.NOT_SENT, "closed as soon as it was open")
 
@@ -137,15 +148,6 @@ class WireEdge:
             return
         connection.drop()
         done(True)
-
-    def _take_idle(self) -> Connection | None:
-        # The newest first, so that the others grow old and are closed.
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_usable and connection.is_quiet:
-                return connection
-            connection.drop()
-        return None
 
     def opened(self, connection: Connection) -> None:
         """Hold a new connection."""
@@ -182,16 +184,25 @@ class WireEdge:
             delay = self._idle[0].idle_since - latest
             self._sweeper = self._loop.call_later(max(delay, 0.01), self._sweep)
 
-    def _head(self, request: UpstreamRequest) -> bytes:
-        fields = self._fields(request.headers) if self._own else _rendered(request.headers)
-        if request.correlation_id and not self._has_own_id:
-            fields += b"X-Request-Id: %b\r\n" % request.correlation_id.encode()
+    def _head(self, request: UpstreamRequest, body: bytes) -> bytes:
+        """Write a request's head, and behind it what of its body is given."""
+        headers = request.headers
+        known = headers.rendered if type(headers) is Block else None
+        if type(known) is bytes and not self._own:
+            fields = known
+        else:
+            fields = self._fields(headers) if self._own else _rendered(headers)
+        method, size, own_id = request.method, len(request.body), request.correlation_id
+        if own_id and size and not (self._has_own_id or request.fresh or request.path):
+            # Nearly every call, in one step.
+            return _CALL % (method.encode(), self._target, fields, own_id.encode(), size, body)
+        if own_id and not self._has_own_id:
+            fields += b"X-Request-Id: %b\r\n" % own_id.encode()
         if request.fresh:
             fields += b"Connection: close\r\n"
-        method = request.method
         target = request.path.encode() + self._protocol if request.path else self._target
-        if method == "POST" or request.body:
-            return b"%b %b%bContent-Length: %d\r\n\r\n" % (method.encode(), target, fields, len(request.body))
+        if method == "POST" or size:
+            return b"%b %b%bContent-Length: %d\r\n\r\n%b" % (method.encode(), target, fields, size, body)
         return b"%b %b%b\r\n" % (method.encode(), target, fields)
 
     def _fields(self, headers: Headers) -> bytes:

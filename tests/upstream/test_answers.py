@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.headers import Block
+from proxy.core.headers import Block, forward_response, get, names_session
 from proxy.upstream.answers import MAX_HEAD_BYTES, MAX_HEADS, KnownHeads
 from proxy.upstream.connection import Connection, WireExchange
 from support.raw_server import Heard, chunk, chunked, ok
@@ -257,6 +257,27 @@ def test_bytes_behind_a_recognised_answer_cost_the_connection() -> None:
             assert answered.is_kept == (answer is not data)
 
 
+@pytest.mark.parametrize(
+    "length", [1, 2, *range(8, 13), *range(97, 104), *range(997, 1005), *range(9_997, 10_006), 100_000]
+)
+def test_a_byte_more_or_less_is_not_taken_for_another_length(length: int) -> None:
+    """Where the number of digits changes as well: a length that is worked out of a read's size could be off by one."""
+    heads = KnownHeads()
+    data = ok(b"b" * length)
+    Answered(heads, ok(b"first"))
+    Answered(heads, ok(b"second"))
+
+    for pieces in ((data[:-1], data[-1:]), (data,)):
+        answered = Answered(heads, *pieces)
+
+        assert answered.meaning == Answered(KnownHeads(), *pieces).meaning
+        assert answered.heard.body == b"b" * length
+    answered = Answered(heads, data + b"H")
+
+    assert answered.heard.body == b"b" * length
+    assert not answered.is_kept
+
+
 def test_what_is_remembered_is_bounded() -> None:
     """Beyond the bound all is forgotten, and learnt anew."""
     heads = KnownHeads()
@@ -268,11 +289,73 @@ def test_what_is_remembered_is_bounded() -> None:
     assert not is_known(heads, ok(b"", "X: 0"))
 
 
+# -- session ids
+
+
+@pytest.mark.parametrize("name", ["Mcp-Session-Id", "mcp-session-id"])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_head_is_known_whatever_its_session_id(name: str, is_chunked: bool) -> None:
+    """Each answer has its own id, in its own place; all else about the head is worked out once."""
+    heads = KnownHeads()
+
+    def answer(session_id: str) -> bytes:
+        data = chunked(b"abc") if is_chunked else ok(b"abc")
+        return data.replace(b"OK\r\n", f"OK\r\nX: 1\r\n{name}: {session_id}\r\n".encode(), 1)
+
+    first, *others = (Answered(heads, answer(session_id)) for session_id in ("s-1", "s-22", "s-1", "other"))
+
+    assert len(heads._heads) == 1
+    for session_id, answered in zip(("s-22", "s-1", "other"), others, strict=True):
+        assert answered.meaning == Answered(KnownHeads(), answer(session_id)).meaning
+        assert answered.heard.headers[:2] == [("X", "1"), (name, session_id)]
+        assert forward_response(answered.heard.headers) is forward_response(first.heard.headers)
+        assert names_session(answered.heard.headers)
+    assert get(first.heard.headers, name) == "s-1"
+
+
+@pytest.mark.parametrize("value", [b"", b" s-1", b"s-1 ", b"s 1", b"s\t1", b"\xff", b"s" * 257])
+def test_an_odd_session_id_is_read_every_time(value: bytes) -> None:
+    """As one that two parsers could read differently."""
+    heads = KnownHeads()
+    for _ in range(2):
+        data = ok(b"abc").replace(b"OK\r\n", b"OK\r\nMcp-Session-Id: %b\r\n" % value)
+
+        assert heads.find(data) is None
+        assert Answered(heads, data).meaning == Answered(KnownHeads(), data).meaning
+    assert not heads._heads
+
+
+@pytest.mark.parametrize("names", [("mcp-session-id", "Mcp-Session-Id"), ("Mcp-Session-Id", "mcp-session-id")])
+def test_of_two_session_ids_each_stays_where_it_was(names: tuple[str, str]) -> None:
+    """Which of them counts is not decided here."""
+    heads = KnownHeads()
+    for values in (("1", "2"), ("3", "2"), ("1", "4")):
+        lines = [f"{name}: {value}" for name, value in zip(names, values, strict=True)]
+
+        assert Answered(heads, ok(b"", *lines)).heard.headers[-2:] == list(zip(names, values, strict=True))
+
+
 # -- the property that all this is about
 
 
 FIELDS = st.lists(
-    st.sampled_from([b"X: 1", b"Connection: close", b"connection: keep-alive", b"Content-Type: a/b", b"T: ", b"U: u"]),
+    st.sampled_from(
+        [
+            b"X: 1",
+            b"Connection: close",
+            b"connection: keep-alive",
+            b"Content-Type: a/b",
+            b"T: ",
+            b"U: u",
+            b"Mcp-Session-Id: s-1",
+            b"Mcp-Session-Id: s-22",
+            b"Mcp-Session-Id: ",
+            b"Mcp-Session-Id: a b",
+            b"Mcp-Session-Id: a\t",
+            b"mcp-session-id: s-3",
+            b"MCP-SESSION-ID: s-4",
+        ]
+    ),
     max_size=3,
 )
 FRAMINGS = [

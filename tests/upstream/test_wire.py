@@ -73,18 +73,33 @@ async def test_a_request_has_one_correlation_id(own: tuple[tuple[str, str], ...]
     assert b": " + seen + b"\r\n" in written
 
 
+async def test_a_small_body_stands_behind_its_head() -> None:
+    """In one piece, which is the same bytes whichever way they were written."""
+    edge = WireEdge(Upstream())
+    for request in (
+        UpstreamRequest("POST", Block([("X-a", "1")]), b"{}", correlation_id="one"),
+        UpstreamRequest("POST", [("X-a", "1")], b"{}"),
+        UpstreamRequest("POST", [], b"{}", correlation_id="one", fresh=True),
+        UpstreamRequest("POST", [], b"{}", correlation_id="one", path="/other"),
+    ):
+        assert edge._head(request, b"{}") == edge._head(request, b"") + b"{}"
+    assert edge._head(request, b"").startswith(b"POST /other HTTP/1.1\r\n")
+    assert edge._head(request, b"").endswith(b"\r\nX-Request-Id: one\r\nContent-Length: 2\r\n\r\n")
+    await edge.close()
+
+
 async def test_own_headers_go_to_no_other_upstream() -> None:
     """A block is rendered once for each upstream that it goes to, and never with another one's headers."""
     headers = Block([("X-a", "1")])
     edges = [WireEdge(Upstream(headers=own)) for own in ((("X-Key", "one"),), (("X-Key", "two"),), ())]
     request = UpstreamRequest("POST", headers, b"")
     for edge, own in [*zip(edges, (b"one", b"two", b""), strict=True)] * 2:
-        first = edge._head(request)
+        first = edge._head(request, b"")
 
         assert first.count(b"X-Key: ") == bool(own)
         assert own in first
         rendered = headers.rendered
-        assert edge._head(request) == first
+        assert edge._head(request, b"") == first
         assert headers.rendered is rendered, "once"
     for edge in edges:
         await edge.close()
