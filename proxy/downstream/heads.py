@@ -65,7 +65,7 @@ _STATUS_LINES: Final = {
 class Reading:
     """A usual head, and how to recognise it when it comes again with a body of another length."""
 
-    __slots__ = ("behind", "head", "length", "until")
+    __slots__ = ("behind", "head", "length", "size", "until")
 
     def __init__(self, head: Head, length: int, until: bytes, behind: bytes) -> None:
         self.head = head
@@ -75,6 +75,7 @@ class Reading:
         """The head as far as its Content-Length's value; empty for a request without one."""
         self.behind = behind
         """The rest of it, with the empty line."""
+        self.size = len(until) + len(behind)
 
 
 class Heads:
@@ -154,7 +155,7 @@ def may_become_usual(text: bytes) -> bool:
 class Rendered:
     """The head of an answer but for what differs from one to the next: session id, framing, date."""
 
-    __slots__ = ("begin", "behind", "closes", "has_date", "has_type", "status")
+    __slots__ = ("begin", "behind", "closes", "counted", "has_date", "has_type", "is_typed", "status")
 
     def __init__(self, status: int, headers: Headers) -> None:
         names = {name.lower(): value for name, value in headers}
@@ -165,17 +166,22 @@ class Rendered:
         self.has_date = "date" in names
         self.has_type = "content-type" in names
         self.closes = names.get("connection") == "close"
+        self.is_typed = self.has_type and status not in BODILESS
+        self.counted = b"%b%bContent-Length: " % (self.begin, self.behind)
+        """What stands in front of the length of an answer of no session."""
 
-    def framed(self, length: int, date: bytes, session_id: SessionId | None) -> bytes:
-        """Write the head of an answer whose body has *length* bytes."""
-        begin = self.begin if session_id is None else self.begin + _SESSION % session_id.encode("ascii")
+    def framed(self, length: int, date: bytes, session_id: SessionId | None, body: bytes = b"") -> bytes:
+        """Write the head of an answer whose body has *length* bytes, and behind it what of the body is given."""
         if self.has_date:
             date = b""
+        if session_id is None and self.is_typed:
+            return b"%b%d\r\n%b\r\n%b" % (self.counted, length, date, body)
+        begin = self.begin if session_id is None else self.begin + _SESSION % session_id.encode("ascii")
         if self.status in BODILESS:
             return b"%b%b%b\r\n" % (begin, self.behind, date)
         if length and not self.has_type:
             date = _UNTYPED + date
-        return b"%b%bContent-Length: %d\r\n%b\r\n" % (begin, self.behind, length, date)
+        return b"%b%bContent-Length: %d\r\n%b\r\n%b" % (begin, self.behind, length, date, body)
 
     def chunked(self, date: bytes, session_id: SessionId | None) -> bytes:
         """Write the head of an answer in pieces."""
@@ -196,7 +202,7 @@ def rendered(status: int, headers: Headers) -> Rendered:
     if type(headers) is not Block:
         return Rendered(status, headers)
     known = headers.rendered
-    if isinstance(known, Rendered) and known.status == status:
+    if type(known) is Rendered and known.status == status:
         return known
     headers.rendered = fresh = Rendered(status, headers)
     return fresh

@@ -36,6 +36,10 @@ def post(body: bytes = b"", *lines: bytes, length: int | None = None) -> bytes:
 GET = b"GET /mcp HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
+LENGTHS = [1, 2, *range(8, 13), *range(97, 104), *range(997, 1005), *range(9_997, 10_006), 100_000]
+"""Where a number gets another digit."""
+
+
 class FakeTransport(asyncio.Transport):
     """Takes what is written, and ends when it is told to."""
 
@@ -478,6 +482,23 @@ def test_a_known_length_that_is_none_is_not_taken_for_one() -> None:
 
         assert [asked.request.body for asked in line.asked] == [b"before"]
         assert line.handed == [(data, False)]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_byte_more_or_less_is_not_taken_for_another_length(length: int) -> None:
+    """Where the number of digits changes as well: a length that is worked out of a read's size could be off by one."""
+    data = post(b"b" * length)
+    line = Line()
+    line.max_body_bytes = length + 10
+    line.do = echo
+    line.feed(post(b"before"), data[:-1])
+
+    assert [asked.request.body for asked in line.asked] == [b"before"]
+
+    line.feed(data[-1:], data, data + b"P")
+
+    assert [asked.request.body for asked in line.asked] == [b"before", b"b" * length, b"b" * length]
+    assert line.handed == [(data + b"P", True)]
 
 
 # -- bytes that come too early
