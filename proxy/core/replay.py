@@ -113,8 +113,9 @@ class Stream:
         self.terminal: Offset | None = None
         self.delivered = start
         """The last offset written to a reader: where a reader without a cursor goes on (semantics 7)."""
-        # An empty deque is 760 bytes, and most streams of most sessions hold nothing: it is made on first use.
-        self.entries: deque[Entry] | None = None
+        self.entries: list[Entry] | deque[Entry] | None = None
+        """Made on first use, as most streams of most sessions hold nothing; a deque, whose least size is 760 bytes,
+        once the oldest has to go."""
         self.size = 0
         self.reader: Reader | None = None
         self.aborted = False
@@ -123,16 +124,19 @@ class Stream:
     def append(self, entry: Entry) -> None:
         """Retain *entry*, the newest."""
         if self.entries is None:
-            self.entries = deque()
+            self.entries = []
         self.entries.append(entry)
         self.last = entry.offset
         self.size += entry.size
 
     def drop_oldest(self) -> int:
         """Forget the oldest entry and return its bytes; raises the floor. 0 when nothing is retained."""
-        if not self.entries:
+        entries = self.entries
+        if not entries:
             return 0
-        entry = self.entries.popleft()
+        if isinstance(entries, list):
+            entries = self.entries = deque(entries)
+        entry = entries.popleft()
         self.floor = entry.offset
         size = entry.size
         self.size -= size

@@ -14,7 +14,9 @@ HEARTBEAT: Final = b": keep-alive\n"
 """A comment line, legal wherever a line may begin. No blank line: older clients take one for an event."""
 
 _BOM: Final = b"\xef\xbb\xbf"
+# As numbers: asked for a byte that is written as bytes, Python 3.11 raises and drops a TypeError first.
 _LF: Final = 0x0A
+_CR: Final = 0x0D
 _SPACE: Final = 0x20
 _BLANK_LINE: Final = b"\n\n"
 # What servers really write: data last and on one line, id and event in either order. One match costs half
@@ -103,7 +105,7 @@ class Decoder:
             FrameTooLarge: A frame exceeds the limit. Frames that the same chunk completed before it are
                 returned first, and the error comes with the next call.
         """
-        if self._irregular or b"\r" in chunk:
+        if self._irregular or _CR in chunk:
             chunk = self._normalise(chunk)
         elif not self._pieces:
             # Nearly every chunk is one frame and nothing else.
@@ -147,7 +149,7 @@ class Decoder:
         if self._after_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
-        if b"\r" in chunk:
+        if _CR in chunk:
             self._after_cr = chunk.endswith(b"\r")
             is_small = len(chunk) <= _SMALL_FRAME_BYTES
             if _BARE_CR(chunk) if is_small else _BARE_CR(chunk, chunk.find(b"\r"), chunk.rfind(b"\r") + 2):
@@ -211,7 +213,7 @@ class Decoder:
             return None
         start = head.end()
         # The space behind the colon may be in the next piece.
-        if start == len(first) or first.find(b"\n", start) >= 0 or any(b"\n" in piece for piece in others):
+        if start == len(first) or first.find(b"\n", start) >= 0 or any(_LF in piece for piece in others):
             return None
         if self._size > self._max:
             self._overflow()
@@ -305,7 +307,7 @@ def _parse(block: bytes) -> Frame | None:
             data.append(block[first:line_end])
         elif name == b"id":
             value = block[first:line_end]
-            if b"\0" not in value:
+            if 0 not in value:
                 frame_id = value
         elif name == b"event":
             event = block[first:line_end]
@@ -336,7 +338,7 @@ def encode(event_id: str | bytes, event: bytes, data: bytes) -> bytes:
 
 def encode_at(start: bytes, offset: int, event: bytes, data: bytes) -> bytes:
     """Write one frame whose event id is *start* and the digits of *offset*: `encode`, in one step where that can be."""
-    if event and b"\n" not in data and b"\r" not in data:
+    if event and _LF not in data and _CR not in data:
         return b"id: %b%d\nevent: %b\ndata: %b\n\n" % (start, offset, event, data)
     return encode(b"%b%d" % (start, offset), event, data)
 
@@ -361,7 +363,7 @@ def closing(lines: bytes, event_id: bytes) -> bytes:
 
 
 def _data_lines(data: bytes) -> bytes:
-    if b"\n" in data or b"\r" in data:
+    if _LF in data or _CR in data:
         return b"\ndata: ".join(_LINE_END.split(data))
     return data
 

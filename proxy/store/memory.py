@@ -4,7 +4,7 @@ Owns the accounting of all buffered bytes of the process. Knows nothing of clien
 of the streams' sizes is the log's size; the logs' sizes and the entries' overhead add up to the budget's.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from cachetools import FIFOCache
@@ -120,7 +120,7 @@ class MemoryLog:
         return self.top
 
     def append(
-        self, stream: Stream, event: bytes, data: bytes, upstream_id: bytes | None, *, terminal: bool = False
+        self, stream: Stream, event: bytes, data: bytes, upstream_id: bytes | None, terminal: bool = False
     ) -> Offset:
         """Log one frame, wake the reader, bound the window."""
         # Every event of every stream comes through here, so what `add` and `bound` do is done without a call.
@@ -136,7 +136,7 @@ class MemoryLog:
         self.top = self.committed = offset
         entries = stream.entries
         if entries is None:
-            entries = stream.entries = deque()
+            entries = stream.entries = []
         entries.append(Entry(offset, wire, upstream_id, size, rest))
         stream.last = offset
         stream.size += size
@@ -236,8 +236,10 @@ class MemoryLog:
     def bound(self, stream: Stream) -> None:
         """Come back under the limits after *stream* has grown."""
         limits, budget = self.limits, self._budget
-        entries = stream.entries
-        while entries and (len(entries) > limits.events_per_stream or stream.size > limits.bytes_per_stream):
+        # Asked for anew each time: the first drop puts another object in its place.
+        while (entries := stream.entries) and (
+            len(entries) > limits.events_per_stream or stream.size > limits.bytes_per_stream
+        ):
             self._release(stream.drop_oldest(), 1)
         if self.size > limits.bytes_per_session:
             self.shrink(limits.bytes_per_session)

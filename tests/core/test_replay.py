@@ -1,5 +1,7 @@
 """The window of one stream against a plain list: contiguity, order, sizes, repeats that are recognised."""
 
+from collections import deque
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +81,18 @@ def test_a_stream_without_entries_costs_no_ring() -> None:
     assert stream.after(Offset(0), Offset(99)) == []
     assert stream.drop_oldest() == 0
     assert stream.floor == stream.last == stream.delivered == 7
+
+
+def test_a_window_is_a_list_until_it_drops() -> None:
+    """A list is smaller while it is short, a deque quicker where the oldest has to go; neither is seen from outside."""
+    stream = filled(1, 2, 3)
+
+    assert isinstance(stream.entries, list)
+
+    stream.drop_oldest()
+
+    assert isinstance(stream.entries, deque)
+    assert offsets(stream.after(Offset(0), Offset(3))) == [2, 3]
 
 
 def test_a_stream_dropped_to_nothing_still_tells_its_gap() -> None:
