@@ -45,7 +45,7 @@ class CuttingDecoder(Decoder):
     __slots__ = ("_cut_bytes", "_data_start", "_is_cut", "_is_passing")
 
     def __init__(self, max_frame_bytes: int, cut_bytes: int = CUT_BYTES) -> None:
-        super().__init__(max_frame_bytes)
+        Decoder.__init__(self, max_frame_bytes)
         self._cut_bytes = min(cut_bytes, max_frame_bytes)
         self._mark = self._cut_bytes
         self._data_start = 0

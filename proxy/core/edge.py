@@ -61,6 +61,9 @@ class Sink(Protocol):
     def write(self, data: bytes) -> None:
         """Send body bytes."""
 
+    def offer(self, data: bytes) -> bool:
+        """Send body bytes unless the sink is congested; tell whether they were sent, or went nowhere."""
+
     def finish(self) -> None:
         """End the body as complete."""
 

@@ -59,6 +59,9 @@ class Tombstone(msgspec.Struct, gc=False):
 class Reader(Protocol):
     """Whoever tails a stream; the log calls it, it has no task of its own."""
 
+    def take(self, entry: Entry, before: Offset) -> None:
+        """An entry was appended and committed, behind *before*, which was the stream's last."""
+
     def wake(self) -> None:
         """Entries were committed or the stream is complete: send what is new."""
 

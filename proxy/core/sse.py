@@ -98,6 +98,19 @@ class Decoder:
         """Whether a stream that ended here would be whole: no block, line or comment is half told."""
         return not (self._pieces or self._in_comment or self._bom or self._overflown)
 
+    def whole(self, chunk: bytes) -> Frame | None:
+        """Read the next bytes if they are one frame of the common form and nothing else, as nearly always; else None.
+
+        Then they are `feed`'s.
+        """
+        if self._irregular or self._pieces or _CR in chunk:
+            return None
+        match = _COMMON(chunk, 0, _SMALL_FRAME_BYTES)
+        if match is None or not match.end() == len(chunk) <= self._max:
+            return None
+        first_id, event, second_id, data = match.groups()
+        return Frame(data, first_id if second_id is None else second_id, event or b"")
+
     def feed(self, chunk: bytes) -> list[Frame]:
         """Take the next bytes and return the frames they complete.
 
@@ -107,12 +120,6 @@ class Decoder:
         """
         if self._irregular or _CR in chunk:
             chunk = self._normalise(chunk)
-        elif not self._pieces:
-            # Nearly every chunk is one frame and nothing else.
-            match = _COMMON(chunk, 0, _SMALL_FRAME_BYTES)
-            if match is not None and match.end() == len(chunk) <= self._max:
-                first_id, event, second_id, data = match.groups()
-                return [Frame(data, first_id if second_id is None else second_id, event or b"")]
         frames: list[Frame] = []
         start, end = 0, len(chunk)
         longest = self._max + len(_BLANK_LINE)

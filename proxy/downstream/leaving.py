@@ -95,6 +95,10 @@ class _Last:
         """Send body bytes."""
         self._sink.write(data)
 
+    def offer(self, data: bytes) -> bool:
+        """Send body bytes unless the client does not keep up."""
+        return self._sink.offer(data)
+
     def finish(self) -> None:
         """End the body as complete."""
         self._sink.finish()

@@ -230,6 +230,13 @@ class _HttpSink:
             self._size += len(data)
             self._notify()
 
+    def offer(self, data: bytes) -> bool:
+        """Send body bytes unless the client does not keep up."""
+        if self.congested:
+            return False
+        self.write(data)
+        return True
+
     def finish(self) -> None:
         """End the body as complete."""
         self._is_finished = True

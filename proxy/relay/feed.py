@@ -46,7 +46,6 @@ class Feed:
         log: StreamLog,
         stream: Stream,
         sink: Sink,
-        *,
         position: Offset,
         config: StreamConfig,
         heartbeats: Wheel,
@@ -69,7 +68,7 @@ class Feed:
         self.replayed = 0
         """Entries that were waiting when it began."""
 
-    def begin(self, headers: Headers, session_id: SessionId, *, has_priming: bool, jitter: float) -> None:
+    def begin(self, headers: Headers, session_id: SessionId, has_priming: bool, jitter: float) -> None:
         """Take the stream over, open the response and send what lies after the position.
 
         Args:
@@ -83,20 +82,35 @@ class Feed:
         if previous is not None:
             previous.replaced()
         stream.aborted = False
-        self._sink.watch(self)
-        self._sink.start(200, headers, session_id)
+        sink = self._sink
+        sink.watch(self)
+        sink.start(200, headers, session_id)
         missed = stream.after(self.position, self._log.committed)
         self.replayed = len(missed)
         # Up to a quarter more, so that a storm of clients comes back spread out; never less than configured.
         retry_ms = int(self._config.retry_seconds * 1000 * (1 + jitter / 4))
         if has_priming and not missed:
             self.position = self._log.mark(stream)
-            self._sink.write(sse.priming_frame(event_id(self._log.epoch, stream.id, self.position), retry_ms))
+            sink.write(sse.priming_frame(event_id(self._log.epoch, stream.id, self.position), retry_ms))
         else:
-            self._sink.write(sse.opening_lines(retry_ms))
+            sink.write(sse.opening_lines(retry_ms))
         stream.delivered = self.position
         self._slot = self._heartbeats.add(self)
-        self.wake()
+        if missed or stream.terminal is not None:
+            self.wake()
+
+    def take(self, entry: Entry, before: Offset) -> None:
+        """Send the entry that was appended, where it is all that is new; else as `wake`."""
+        if self.position < before or self._on_detach is None or not self._sink.offer(entry.wire):
+            self.wake()
+            return
+        stream = self.stream
+        self.position = stream.delivered = entry.offset
+        self._is_quiet = False
+        for part in entry.rest:
+            self._sink.write(part)
+        if stream.terminal is not None:
+            self.finish()
 
     def wake(self) -> None:
         """Send what is new, unless the client does not keep up."""
@@ -111,20 +125,9 @@ class Feed:
         if position < stream.floor:
             self._cut("overrun")
             return
-        entries = stream.entries
-        if entries:
-            newest = entries[-1]
-            offset = newest.offset
-            committed = self._log.committed
-            # Nearly always one entry is new: no list is made of it, and it is written without a further call.
-            if position < offset <= committed and (len(entries) == 1 or entries[-2].offset <= position):
-                self.position = stream.delivered = offset
-                self._is_quiet = False
-                sink.write(newest.wire)
-                for part in newest.rest:
-                    sink.write(part)
-            elif missed := stream.after(position, committed):
-                self._replay(missed)
+        missed = stream.after(position, self._log.committed)
+        if missed:
+            self._replay(missed)
         if stream.terminal is not None and self.position >= stream.terminal:
             self.finish()
 

@@ -211,23 +211,15 @@ class Readers:
         """Make *sink* the stream's one reader, from *position* on."""
         relay = self._relay
         ctx = relay.ctx
-        feed = Feed(
-            relay.log,
-            stream,
-            sink,
-            position=position,
-            config=ctx.stream,
-            heartbeats=ctx.heartbeats,
-            on_detach=self._detached,
-        )
+        feed = Feed(relay.log, stream, sink, position, ctx.stream, ctx.heartbeats, self._detached)
         self._feeds.append(feed)
         feed.begin(
             replies.stream_headers(headers),
             relay.session.id,
             # Also for who comes with a cursor: some clients keep it per connection, and lose it when a resumed
             # stream is cut before its first id.
-            has_priming=relay.session.revision.has_priming,
-            jitter=ctx.clock.jitter(),
+            relay.session.revision.has_priming,
+            ctx.clock.jitter(),
         )
         return feed
 

@@ -23,37 +23,39 @@ DEFAULT_RETRY_SECONDS = 1.0
 class Resumption:
     """The cursor of one call's upstream stream and what may be done with it."""
 
-    __slots__ = ("_attempts", "_is_repeated", "_last_id", "_progress", "_retry_seconds", "is_resumed")
+    __slots__ = ("_progress", "_retry_seconds", "attempts", "is_resumed", "last_id", "may_repeat")
 
     def __init__(self) -> None:
-        self._last_id: bytes | None = None
+        self.last_id: bytes | None = None
+        """The upstream's event id that came last, as it came."""
         self._retry_seconds = DEFAULT_RETRY_SECONDS
-        self._attempts = 0
+        self.attempts = 0
+        """Made since the last event."""
         self._progress: dict[RequestId, float] | None = None
         """The last delivered progress of each token; read from the window when first asked for."""
         self.is_resumed = False
         """Whether the present upstream stream is a resumed one, which may repeat frames."""
-        self._is_repeated = False
+        self.may_repeat = False
+        """Whether progress may come that was told before."""
+
+    def resumed(self) -> None:
+        """Note that the present upstream stream is a resumed one."""
+        self.is_resumed = self.may_repeat = True
 
     def start_over(self) -> None:
         """Forget the upstream stream: the request is sent again, and what its progress tells may have been told."""
-        self._last_id = None
+        self.last_id = None
         self._retry_seconds = DEFAULT_RETRY_SECONDS
-        self._attempts = 0
+        self.attempts = 0
         self.is_resumed = False
-        self._is_repeated = True
-
-    @property
-    def may_repeat(self) -> bool:
-        """Tell whether progress may come that was told before."""
-        return self.is_resumed or self._is_repeated
+        self.may_repeat = True
 
     def note(self, frame: sse.Frame) -> None:
         """Take a frame's id and `retry`; an id is progress, so the attempts count anew."""
         if frame.id is not None:
             # Kept as it came: whether it can be sent back is asked when it has to be.
-            self._last_id = frame.id
-            self._attempts = 0
+            self.last_id = frame.id
+            self.attempts = 0
         if frame.retry is not None:
             self._retry_seconds = min(frame.retry / 1000, LONGEST_RETRY_SECONDS)
 
@@ -87,7 +89,7 @@ class Resumption:
 
     @property
     def _cursor(self) -> str | None:
-        return upstream_cursor(self._last_id) if self._last_id is not None else None
+        return upstream_cursor(self.last_id) if self.last_id is not None else None
 
     def next_delay(self, *, is_clean: bool, attempts: int, shortest: float) -> float | None:
         """Count an attempt and return how long to wait for it; None when there is no next one.
@@ -97,10 +99,10 @@ class Resumption:
             attempts: how many in a row may bring nothing.
             shortest: the first delay after a cut, in seconds; it grows with every attempt.
         """
-        if self._cursor is None or self._attempts >= attempts:
+        if self._cursor is None or self.attempts >= attempts:
             return None
-        self._attempts += 1
-        return self._retry_seconds if is_clean else shortest * self._attempts
+        self.attempts += 1
+        return self._retry_seconds if is_clean else shortest * self.attempts
 
     def request(self, headers: Headers) -> UpstreamRequest | None:
         """Return the GET that asks for what follows the cursor; *headers* are taken over."""

@@ -23,6 +23,7 @@ from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
+    from proxy.core.replay import Stream
     from proxy.relay.leg import Leg
 
 # A member of an enum costs ten times a global to get at, and every event asks.
@@ -82,6 +83,7 @@ class Standalone:
         "_relay",
         "_retry_seconds",
         "_status",
+        "_stream",
         "_timer",
         "_upstream_id",
         "_waiters",
@@ -109,6 +111,8 @@ class Standalone:
         self._exchange: Exchange | None = None
         self._timer: Timer | None = None
         self._decoder: sse.Decoder | None = None
+        self._stream: Stream | None = None
+        """The session's, which is the same for good: asked for with the first event."""
         self._status = 0
         self._buffer: list[bytes] = []
         self._waiters: list[Callable[[], None]] = []
@@ -205,6 +209,11 @@ class Standalone:
             if len(self._buffer) < 64:
                 self._buffer.append(data)
             return
+        frame = self._decoder.whole(data)
+        if frame is not None:
+            self._attempt = self._barren = 0
+            self._frame(frame)
+            return
         try:
             frames = self._decoder.feed(data)
         except sse.FrameTooLarge:
@@ -230,7 +239,9 @@ class Standalone:
         if not data:
             return
         relay = self._relay
-        stream = relay.readers.standalone
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = relay.readers.standalone
         if self._is_resumed and stream.holds(frame):
             return
         envelope = jsonrpc.classify(data)

@@ -59,7 +59,7 @@ class StreamLog(Protocol):
         """Use up an offset without an entry, for a frame that is not logged: its id is then unique too."""
 
     def append(
-        self, stream: Stream, event: bytes, data: bytes, upstream_id: bytes | None, *, terminal: bool = False
+        self, stream: Stream, event: bytes, data: bytes, upstream_id: bytes | None, terminal: bool = False
     ) -> Offset:
         """Log one frame, bound the window, wake the reader. A terminal entry completes the stream."""
 

@@ -15,6 +15,7 @@ from proxy.core.cursor import event_id_start
 from proxy.core.ids import Epoch, Offset, RequestId, StreamId
 from proxy.core.recognition import TAIL_BYTES
 from proxy.core.replay import Entry, Reader, Stream, StreamState, Tombstone
+from proxy.core.sse import LARGE_BYTES, encode_at
 
 GATHERED_BYTES = 4_096
 """Smaller parts of a large frame are gathered, so that a drip of bytes does not cost an object each."""
@@ -125,34 +126,36 @@ class MemoryLog:
         """Log one frame, wake the reader, bound the window."""
         # Every event of every stream comes through here, so what `add` and `bound` do is done without a call.
         offset: Offset = self.top + 1  # type: ignore[assignment]
-        rest: tuple[bytes, ...] = ()
-        if len(data) <= sse.LARGE_BYTES:
-            wire = sse.encode_at(stream.id_line, offset, event, data)
+        if len(data) <= LARGE_BYTES:
+            wire = encode_at(stream.id_line, offset, event, data)
             size = len(wire)
+            entry = Entry(offset, wire, upstream_id, size)
         else:
-            wire, *others = sse.encode_parts(b"%b%d" % (stream.id_line, offset), event, data)
-            rest = tuple(others)
+            wire, *rest = sse.encode_parts(b"%b%d" % (stream.id_line, offset), event, data)
             size = len(wire) + sum(map(len, rest))
+            entry = Entry(offset, wire, upstream_id, size, tuple(rest))
         self.top = self.committed = offset
         entries = stream.entries
         if entries is None:
             entries = stream.entries = []
-        entries.append(Entry(offset, wire, upstream_id, size, rest))
+        entries.append(entry)
+        before = stream.last
         stream.last = offset
-        stream.size += size
-        self.size += size
+        stream.size = stream_size = stream.size + size
+        self.size = log_size = self.size + size
         budget, limits = self._budget, self.limits
-        budget.used += size + ENTRY_OVERHEAD
+        budget.used = used = budget.used + size + ENTRY_OVERHEAD
         if terminal:
             self._completed(stream, offset)
         # The reader first, the bounds after: an entry larger than the window still goes to who is listening.
-        if stream.reader is not None:
-            stream.reader.wake()
+        reader = stream.reader
+        if reader is not None:
+            reader.take(entry, before)
         if (
-            stream.size > limits.bytes_per_stream
+            stream_size > limits.bytes_per_stream
             or len(entries) > limits.events_per_stream
-            or self.size > limits.bytes_per_session
-            or budget.used + budget.held > limits.bytes_total
+            or log_size > limits.bytes_per_session
+            or used + budget.held > limits.bytes_total
         ):
             self.bound(stream)
         return offset

@@ -7,7 +7,7 @@ import pytest
 from proxy.core import sse
 from proxy.core.cursor import Cursor, parse
 from proxy.core.ids import STANDALONE, Epoch, Offset, call_stream
-from proxy.core.replay import StreamState
+from proxy.core.replay import Entry, StreamState
 from proxy.store.base import StreamLog
 from proxy.store.memory import Budget, MemoryLog
 from support.fakes import FakeClock, make_config
@@ -37,6 +37,12 @@ class Tail:
         self.position = self.stream.delivered
         self.got: list[bytes] = []
         self.calls: list[str] = []
+
+    def take(self, entry: Entry, before: Offset) -> None:
+        """Take what is new, which is that."""
+        assert (self.stream.last, self.log.committed) == (entry.offset, entry.offset)
+        assert before < entry.offset
+        self.wake()
 
     def wake(self) -> None:
         """Take what is new."""

@@ -133,7 +133,7 @@ def test_a_request_that_is_sent_again_starts_over() -> None:
     made = resumption(b"id: e1\nretry: 9000\ndata: x")
     for _ in range(3):
         delay(made)
-    made.is_resumed = True
+    made.resumed()
 
     assert made.may_repeat
 

@@ -4,7 +4,7 @@ from proxy.core import sse
 from proxy.core.cursor import event_id
 from proxy.core.ids import STANDALONE, Epoch, Offset, SessionId, call_stream
 from proxy.core.recognition import TAIL_BYTES
-from proxy.core.replay import Stream, StreamState
+from proxy.core.replay import Entry, Stream, StreamState
 from proxy.relay.feed import Feed
 from proxy.store.memory import ENTRY_OVERHEAD, TOMBSTONES, Budget, MemoryLog
 from proxy.wheel import Wheel
@@ -282,6 +282,10 @@ class Tail:
         self.calls: list[str] = []
         self.takes = takes
         stream.reader = self
+
+    def take(self, entry: Entry, before: Offset) -> None:
+        """Note it."""
+        self.calls.append("wake")
 
     def wake(self) -> None:
         """Note it."""

@@ -153,6 +153,13 @@ class FakeSink:
             if self.room is not None:
                 self.room -= len(data)
 
+    def offer(self, data: bytes) -> bool:
+        """Record body bytes, if they are taken."""
+        if self.congested:
+            return False
+        self.write(data)
+        return True
+
     def finish(self) -> None:
         """Record the clean end."""
         self._assert_open("finish")
