@@ -35,10 +35,10 @@ class Head:
     """Method, target and headers of one request."""
 
     __slots__ = (
-        "_bound",
-        "_bound_to",
         "_headers",
         "_is_own",
+        "bound_block",
+        "bound_to",
         "findings",
         "is_modern",
         "last_event_id",
@@ -64,8 +64,9 @@ class Head:
         self.last_event_id = h.get(headers, h.LAST_EVENT_ID) if method == "GET" else None
         """The cursor of a client that comes back."""
         self.findings = Findings()
-        self._bound: Block | None = None
-        self._bound_to: UpstreamSessionId | None = None
+        self.bound_block: Block | None = None
+        """What `bound` gave last."""
+        self.bound_to: UpstreamSessionId | None = None
 
     def of(self, session_id: str | None, last_event_id: str | None = None) -> "Head":
         """Return the same head with another session id and cursor in the place of its own, where it has them."""
@@ -80,8 +81,8 @@ class Head:
         other.is_modern = self.is_modern
         other.request_id = self.request_id
         other.findings = self.findings
-        other._bound = None  # noqa: SLF001
-        other._bound_to = None  # noqa: SLF001
+        other.bound_block = None
+        other.bound_to = None
         return other
 
     @property
@@ -104,8 +105,8 @@ class Head:
         """Return *forwarded* as it is sent in an upstream session."""
         if upstream_id is None:
             return forwarded
-        block = self._bound
-        if block is None or self._bound_to != upstream_id:
-            block = self._bound = Block([*forwarded, (h.SESSION_ID, upstream_id)])
-            self._bound_to = upstream_id
+        block = self.bound_block
+        if block is None or self.bound_to != upstream_id:
+            block = self.bound_block = Block([*forwarded, (h.SESSION_ID, upstream_id)])
+            self.bound_to = upstream_id
         return block

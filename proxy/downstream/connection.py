@@ -267,7 +267,13 @@ class Connection(asyncio.Protocol):
             transport.write(known.framed(length, date, session_id, body))
         else:
             transport.writelines((known.framed(length, date, session_id), body))
-        self.done(closes=known.closes)
+        server = self._server
+        if known.closes or server.is_closing or self._buffer:
+            self.done(closes=known.closes)
+        else:
+            # As `done`, for nearly every answer.
+            self._sink = None
+            self.era = server.era
 
     def open(self, status: int, headers: Headers, session_id: SessionId | None, body: bytes) -> None:
         """Write the head of an answer in pieces, and its first piece."""

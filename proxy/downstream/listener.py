@@ -52,7 +52,15 @@ class Listener:
             return
         entrance: Entrance = findings.route
         if head.method == "POST":
-            self._post(entrance, request, sink)
+            envelope = jsonrpc.classify(request.body)
+            session_id = head.session_id
+            if session_id is not None and envelope.method != "initialize" and not head.is_modern:
+                # Nearly every request.
+                found = entrance.registry.find(session_id)
+                if found is not None:
+                    found.post(envelope, request, sink)
+                    return
+            self._post(entrance, envelope, request, sink)
         elif head.method == "GET":
             self._get(entrance, request, sink)
         elif head.method == "DELETE":
@@ -82,9 +90,8 @@ class Listener:
 
     # -- POST
 
-    def _post(self, entrance: Entrance, request: Request, sink: Sink) -> None:
+    def _post(self, entrance: Entrance, envelope: Envelope, request: Request, sink: Sink) -> None:
         head = request.head
-        envelope = jsonrpc.classify(request.body)
         if head.is_modern:
             self._pass_through(entrance, envelope, request, sink, is_modern=True)
             return

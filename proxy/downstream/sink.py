@@ -28,12 +28,14 @@ class WireSink:
         """None once the answer is over or the client gone: whatever comes then goes nowhere."""
         self._watcher: Watcher | None = None
         self._status = 0
-        self._headers: Headers = []
-        self._session_id: SessionId | None = None
         self._parts: list[bytes] | None = None
         """What was written before the head left; None before an answer is started, and after its head has left."""
         self._size = 0
         self._was_congested = False
+
+    # Set with `start` only, and so not by an answer that is whole.
+    _headers: Headers
+    _session_id: SessionId | None
 
     @property
     def congested(self) -> bool:
@@ -70,6 +72,21 @@ class WireSink:
             self._size += len(data)
         elif self._connection is not None:
             self._connection.write(data)
+
+    def offer(self, data: bytes) -> bool:
+        """Send body bytes unless the client does not keep up: `congested` and `write` in one step."""
+        connection = self._connection
+        if connection is not None:
+            if connection.is_paused or self._size >= BURST_BYTES:
+                self._was_congested = True
+                return False
+            parts = self._parts
+            if parts is None:
+                connection.write(data)
+            else:
+                parts.append(data)
+                self._size += len(data)
+        return True
 
     def finish(self) -> None:
         """End the body as complete."""

@@ -169,6 +169,9 @@ class Attempt:
             self._patience.end()
         if self._leg is not None:
             self._leave()
+        self._enter()
+
+    def _enter(self) -> None:
         leg = self._relay.leg
         gate = leg.member.gate
         if gate.running >= gate.limit or gate.is_busy or leg.running >= gate.session_limit:
@@ -261,7 +264,7 @@ class Attempt:
                 self._cut_upstream()
                 self._resume_refused(status)
                 return
-            self._resumption.is_resumed = True
+            self._resumption.resumed()
         elif kind is _PLAIN:
             self._answer_headers = headers
             self._buffer = []
@@ -273,17 +276,26 @@ class Attempt:
         self.state = _STREAMING
         if self._leg is not None and self._leg.member.is_ailing:
             self._leg.member.answered()
-        self.last_bytes = self._relay.ctx.clock.now()
-        self._decoder = CuttingDecoder(self._relay.ctx.upstream.max_message_bytes)
-        self._relay.accepted(self.headers)
+        relay = self._relay
+        ctx = relay.ctx
+        self.last_bytes = ctx.clock.now()
+        self._decoder = CuttingDecoder(ctx.upstream.max_message_bytes)
+        # What was sent of the head, which is the same block as long as the client repeats it.
+        if relay.credentials is not self._head.findings.forwarded:
+            relay.accepted(self.headers)
         self._open_stream(h.forward_response(headers))
 
     def on_data(self, data: bytes) -> None:
         """A piece of the answer."""
         self.last_bytes = self._relay.ctx.clock.now()
-        if self._decoder is not None:
+        decoder = self._decoder
+        if decoder is not None:
+            frame = decoder.whole(data)
+            if frame is not None and self.state is not _DONE:
+                self._frame(frame)
+                return
             try:
-                frames = self._decoder.feed(data)
+                frames = decoder.feed(data)
             except sse.FrameTooLarge:
                 self._cut_upstream()
                 self.fail("answer_too_large")
@@ -304,7 +316,8 @@ class Attempt:
     def on_whole(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer of no great size: the same in one step."""
         limit = self._relay.ctx.upstream.max_message_bytes
-        if self.state is _SENT and h.body_of(headers) is _PLAIN and len(body) <= limit:
+        kind = headers.body if type(headers) is h.Block else None
+        if self.state is _SENT and (kind or h.body_of(headers)) is _PLAIN and len(body) <= limit:
             self._exchange = None
             self._status = status
             self._answer_headers = headers

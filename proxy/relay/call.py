@@ -55,7 +55,7 @@ class Call(Attempt):
     """One POST under way. Fulfils `core.edge.Watcher` and `wheel.Due`."""
 
     __slots__ = (
-        "_asked", "_can_stream", "_cancelling", "_ids", "_is_batch", "_rebuilt", "_remembered", "_sink", "_start",
+        "_asked", "_can_stream", "_cancelling", "_ids", "_rebuilt", "_remembered", "_sink", "_start",
         "_stream", "unanswered",
     )  # fmt: skip
 
@@ -74,11 +74,10 @@ class Call(Attempt):
         self._relay = relay
         self._ids = ids
         self.unanswered = dict.fromkeys(ids)
-        self._is_batch = method is None
         self._method = method
         self._body = body
-        self._asked = body if asked is None else asked
-        """The client's POST; what goes upstream is another where a late answer was taken out of a batch."""
+        self._asked = asked
+        """The client's POST, where what goes upstream is another: a late answer was taken out of a batch."""
         self._head = head
         self.correlation_id = correlation_id
         self._sink: Sink | None = sink
@@ -92,7 +91,8 @@ class Call(Attempt):
         self._gate: Gate | None = None
         """What it waits for, where the member has no room."""
         self._repeating: Repeating | None = None
-        self._remembered = method in REMEMBERED or (method == CALL_TOOL and TASK in body)
+        # Not `in`: asked for bytes in bytes, Python 3.11 raises and drops a TypeError first.
+        self._remembered = body.find(TASK) >= 0 if method == CALL_TOOL else method in REMEMBERED
         self.is_cancelled = False
         self.last_bytes = 0.0
         self._exchange: Exchange | None = None
@@ -112,19 +112,20 @@ class Call(Attempt):
 
     # -- the client's side
 
-    def begin(self, *, can_stream: bool) -> None:
+    def begin(self, can_stream: bool) -> None:
         """Send the call, or wait for the binding; *can_stream* allows an event stream of our own (semantics 19)."""
         relay = self._relay
-        relay.ctx.budget.hold(len(self._body))
+        ctx = relay.ctx
+        ctx.budget.hold(len(self._body))
         self._can_stream = can_stream
         for request_id in self._ids:
             relay.calls[request_id] = self
         if self._sink is not None:
             self._sink.watch(self)
         if can_stream:
-            relay.ctx.upgrades.add(self)
-        if relay.session.binding.state is _BOUND:
-            self.send()
+            ctx.upgrades.add(self)
+        if relay.leg.binding.state is _BOUND:
+            self._enter()
         else:
             relay.binder.demand(self)
 
@@ -139,7 +140,7 @@ class Call(Attempt):
 
     def is_same(self, body: bytes) -> bool:
         """Tell whether a POST with an id in flight is the same request again (semantics 21)."""
-        return body == self._asked
+        return body == (self._body if self._asked is None else self._asked)
 
     def take_over(self, sink: Sink) -> None:
         """Answer through *sink* from now on: the client has sent the same request again."""
@@ -174,12 +175,16 @@ class Call(Attempt):
     def _open_stream(self, headers: Headers) -> None:
         if self._stream is not None:
             return
-        self._relay.ctx.upgrades.discard(self)
-        stream = self._stream = self._relay.open_stream(self._ids)
-        self._start = stream.floor
-        sink, self._sink = self._sink, None
+        relay = self._relay
+        if self._can_stream:
+            self._can_stream = False
+            relay.ctx.upgrades.discard(self)
+        stream = self._stream = relay.open_stream(self._ids)
+        start = self._start = stream.floor
+        sink = self._sink
         if sink is not None:
-            self._relay.readers.attach(stream, sink, stream.floor, headers)
+            self._sink = None
+            relay.readers.attach(stream, sink, start, headers)
 
     def refuse(self, refusal: Refusal) -> None:
         """End the wait: no upstream session can be had for this call."""
@@ -250,7 +255,7 @@ class Call(Attempt):
             return
         if not repeating.may_go_on(judged, relay.ctx.policy.attempts):
             self.fail(reason, **data)
-        elif self._is_batch and is_there:
+        elif self._method is None and is_there:
             # It cannot get other ids, so it is not sent twice into one upstream session: a ping tells if that lives.
             self.state = CallState.ASKING
             leg.probe.confirm(self.generation, lambda is_lost: self._confirmed(leg, reason, data, is_lost=is_lost))
@@ -319,9 +324,9 @@ class Call(Attempt):
         if self._repeating is not None and self._repeating.alias is not None:
             body = self._under_own_id(jsonrpc.classify(body), body)
         if status < 300:
-            headers = self._relay.ctx.forward(self._head)
-            if self._relay.credentials is not headers:
-                self._relay.accepted(headers)
+            relay = self._relay
+            if relay.credentials is not self._head.findings.forwarded:
+                relay.accepted(self.headers)
             if self._leg is not None and self._leg.member.is_ailing:
                 self._leg.member.answered()
             if self._remembered and not jsonrpc.classify(body).is_error:
@@ -356,9 +361,15 @@ class Call(Attempt):
     # -- frames
 
     def _frame(self, frame: sse.Frame) -> None:
-        resumption = self._resumptions or self._resumption
-        if frame.id is not None or frame.retry is not None:
+        resumption = self._resumptions
+        if resumption is None:
+            resumption = self._resumption
+        if frame.retry is not None:
             resumption.note(frame)
+        elif frame.id is not None:
+            # As `note`, for nearly every frame.
+            resumption.last_id = frame.id
+            resumption.attempts = 0
         data, stream = frame.data, self._stream
         if not data or stream is None:
             return
@@ -391,7 +402,7 @@ class Call(Attempt):
                 if member.kind is _RESPONSE and member.id is not None:
                     self.unanswered.pop(member.id, None)
             data = self._relay.admit_batch(data, self.generation)
-        self._relay.log.append(stream, frame.event, data, frame.id, terminal=not self.unanswered)
+        self._relay.log.append(stream, frame.event, data, frame.id, not self.unanswered)
         if not self.unanswered:
             self._done()
 
@@ -401,7 +412,7 @@ class Call(Attempt):
         del self.unanswered[envelope.id]
         if self._remembered and not envelope.is_error:
             self._remember(data)
-        self._relay.log.append(self._stream, event, data, upstream_id, terminal=not self.unanswered)
+        self._relay.log.append(self._stream, event, data, upstream_id, not self.unanswered)
         if not self.unanswered:
             self._done()
 
@@ -467,7 +478,7 @@ class Call(Attempt):
         self._done()
         if sink is not None:
             sink.watch(None)
-            replies.report_all(sink, reason, ids, is_batch=self._is_batch, **data)
+            replies.report_all(sink, reason, ids, is_batch=self._method is None, **data)
 
     def fail_silent(self, reason: str) -> None:
         """End a call whose upstream is given up: cut what is open towards it, then tell the client."""
@@ -500,7 +511,7 @@ class Call(Attempt):
             leg.running -= 1
             leg.member.finished += 1
             leg.member.gate.leave()
-        ctx.budget.release(len(self._body))
+        ctx.budget.held -= len(self._body)
         relay.finished(self._ids)
         stream = self._stream
         if stream is not None and stream.delivered == self._start and stream.reader is None:

@@ -132,9 +132,10 @@ class Context:
         self, head: Head, body: bytes, correlation_id: str, upstream_id: UpstreamSessionId | None = None
     ) -> UpstreamRequest:
         """Return a client's POST as it goes upstream."""
-        headers = head.bound(self.forward(head), upstream_id)
-        given = head.request_id is not None
-        return UpstreamRequest("POST", headers, body, correlation_id="" if given else correlation_id)
+        headers = head.bound_block
+        if headers is None or head.bound_to != upstream_id:
+            headers = head.bound(self.forward(head), upstream_id)
+        return UpstreamRequest("POST", headers, body, False, "" if head.request_id is not None else correlation_id)
 
     def placing_key(self, headers: Headers) -> str:
         """Return by what a client is known to `consistent_hash`: its credentials, as nobody is authenticated here."""

@@ -30,13 +30,15 @@ def sort(relay: SessionRelay, envelope: Envelope, request: Request, sink: Sink) 
     request_id = envelope.id
     if envelope.kind is _REQUEST and request_id is not None:
         # Nearly all of them, so nothing else is made on their way.
-        ids = (request_id,)
-        if relay.session.tasks and tasks.is_lost(relay, envelope, request.body):
+        ids, body = (request_id,), request.body
+        if relay.session.tasks and tasks.is_lost(relay, envelope, body):
             replies.report_all(sink, "task_lost", ids, is_batch=False)
-        elif is_admitted(relay, ids, request.body, sink):
+        elif is_admitted(relay, ids, body, sink):
             head = request.head
-            call = Call(relay, ids, envelope.method, request.body, head, relay.ctx.correlate(head), sink)
-            call.begin(can_stream=head.accepts_sse)
+            correlation_id = head.request_id or relay.ctx.correlation_id()
+            accepts_sse = head.findings.accepts_sse
+            can_stream = head.accepts_sse if accepts_sse is None else accepts_sse
+            Call(relay, ids, envelope.method, body, head, correlation_id, sink).begin(can_stream)
     else:
         Inbox(relay, request, sink).sort(envelope)
 
@@ -116,7 +118,7 @@ class Inbox:
         body = b"[" + b",".join(kept) + b"]" if is_changed else asked
         if ids:
             relay, sink = self._relay, self._sink
-            Call(relay, ids, None, body, self._head, self._correlation_id, sink, asked=asked).begin(can_stream=False)
+            Call(relay, ids, None, body, self._head, self._correlation_id, sink, asked=asked).begin(False)
         elif kept:
             self._deliver(body, only_in, may_repeat=False)
         else:

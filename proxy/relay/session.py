@@ -236,6 +236,9 @@ class SessionRelay:
 
     def answer(self, sink: Sink, status: int, headers: Headers, body: bytes) -> None:
         """Send an upstream's answer: with the proxy's session id in the place of the upstream's, if that gave one."""
+        if type(headers) is h.Block and headers.onward is not None and headers.is_of_session is False:
+            sink.answer(status, headers.onward, body)
+            return
         sink.answer(status, h.forward_response(headers), body, self.session.id if h.names_session(headers) else None)
 
     @property

@@ -34,6 +34,9 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 _CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
 class _Lane(Enum):
     """Who takes the next bytes of the answer."""
 
@@ -198,6 +201,9 @@ class Connection(asyncio.Protocol):
         receiver = exchange.receiver
         end = len(data)
         while start < end:
+            if end - start == len(_LAST_CHUNK) and data.endswith(_LAST_CHUNK):
+                self._complete()
+                return
             match = _CHUNK(data, start)
             if match is None:
                 break
@@ -439,7 +445,16 @@ class Connection(asyncio.Protocol):
         if exchange.is_paused:
             # A paused connection would never notice that the server closes it.
             exchange.resume()
-        if self._keep and is_persistent and not self._is_poisoned and self.is_usable:
+        transport = self._transport
+        if (
+            self._keep
+            and is_persistent
+            and not self._is_poisoned
+            and transport is not None
+            and not transport.is_closing()
+            # An answer may come before its request is written to the end; what is left would precede the next one.
+            and not transport.get_write_buffer_size()
+        ):
             self._owner.rest(self)
         else:
             self.drop()
