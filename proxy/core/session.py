@@ -21,7 +21,13 @@ RECORD_FORMAT = 1
 """Version of the session record; a durable store refuses what it does not know."""
 
 
-class SessionState(Enum):
+class _Name(Enum):
+    """An enum whose members are looked up by what they are: the usual hash is a call in Python, two for each row."""
+
+    __hash__ = object.__hash__
+
+
+class SessionState(_Name):
     """OPENING until the upstream's handshake answer is known; CLOSED is final."""
 
     OPENING = "opening"
@@ -41,7 +47,7 @@ class CloseReason(Enum):
     SHUTDOWN = "shutdown"
 
 
-class SessionEvent(Enum):
+class SessionEvent(_Name):
     """What can happen to a session as a whole."""
 
     ANSWERED = "answered"
@@ -56,7 +62,7 @@ SESSION: Mapping[tuple[SessionState, SessionEvent], SessionState] = {
 }
 
 
-class BindingState(Enum):
+class BindingState(_Name):
     """UNBOUND: no upstream session, by choice; BINDING: one is being made; LOST: there was one.
 
     DRAINING: another binding has taken its place, and it lives on for the calls that run in it.
@@ -69,7 +75,7 @@ class BindingState(Enum):
     DRAINING = "draining"
 
 
-class BindingEvent(Enum):
+class BindingEvent(_Name):
     """What can happen to a binding."""
 
     ADOPTED = "adopted"

@@ -103,13 +103,14 @@ class Counters(Funnel):
         self._series: dict[Metric, dict[tuple[str, ...], float]] = {
             metric: {} if metric.labels else {(): 0.0} for metrics in METRICS.values() for metric in metrics
         }
+        # Found by the verb, as to find a series by its metric is to hash four texts.
+        self._counted = {verb: [(metric, self._series[metric]) for metric in METRICS[verb]] for verb in METRICS}
         self._gauges: dict[str, Callable[[], float]] = {}
 
     def observed(self, verb: str, record: Record) -> None:
         """Add `record` to the counters of `verb`."""
-        for metric in METRICS[verb]:
-            series = self._series[metric]
-            labels = tuple(_label(getattr(record, label)) for label in metric.labels)
+        for metric, series in self._counted[verb]:
+            labels = tuple([_label(getattr(record, label)) for label in metric.labels])
             if labels not in series and len(series) >= MOST_SERIES - 1:
                 labels = ("other",) * len(labels)
             amount = float(getattr(record, metric.amount)) if metric.amount else 1.0
@@ -141,6 +142,8 @@ def _sample(metric: Metric, labels: tuple[str, ...]) -> str:
 
 
 def _label(value: object) -> str:
+    if type(value) is str:
+        return value
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -82,6 +82,13 @@ class KnownHeads:
                 head = b"%b%d%b" % (self._until, length, self._behind)
                 if length > 0 and len(head) + length == len(data) and data.startswith(head):
                     return last, b"", len(head), length
+                at = len(self._until)
+                if data.startswith(self._until):
+                    # Without a body, or not all of it is there.
+                    stop = data.find(b"\r\n", at, at + _MAX_DIGITS + 2)
+                    digits = data[at:stop]
+                    if digits.isdigit() and data.startswith(self._behind, stop):
+                        return last, b"", stop + len(self._behind), int(digits)
             elif data.startswith(self._until):
                 return last, b"", self._size, 0
         end = data.find(b"\r\n\r\n") + 4

@@ -102,10 +102,13 @@ class Connection(asyncio.Protocol):
         """Begin."""
         # uvloop's transports have asyncio's verbs without being its subclasses.
         self._transport = cast("asyncio.Transport", transport)
-        sock = transport.get_extra_info("socket")
+        self._owner.opened(self)
+
+    def watch(self) -> None:
+        """Let the kernel end it when the peer vanishes: for what lasts, or rests between requests."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             watch_peer(sock, OUTGOING_PEER_TIMEOUT_SECONDS)
-        self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the answer."""

@@ -83,7 +83,11 @@ class WireEdge:
                     connection.begin(exchange, head, body, keep=True)
                     return exchange
                 connection.drop()
-        self._spawn(self._connect_and_begin(exchange, head, body, keep=not request.fresh), exchange)
+        # Whoever says that a session is over waits a few seconds for the answer: five socket options, 8 microseconds
+        # of the 30 that such a connection takes, are not worth it.
+        is_brief = request.fresh and request.method == "DELETE"
+        start = self._connect_and_begin(exchange, head, body, keep=not request.fresh, is_brief=is_brief)
+        self._spawn(start, exchange)
         return exchange
 
     def reach(self, done: Callable[[bool], None]) -> None:
@@ -127,7 +131,9 @@ class WireEdge:
             self._connecting.discard(deadline)
         return connection
 
-    async def _connect_and_begin(self, exchange: WireExchange, head: bytes, body: bytes, *, keep: bool) -> None:
+    async def _connect_and_begin(
+        self, exchange: WireExchange, head: bytes, body: bytes, *, keep: bool, is_brief: bool
+    ) -> None:
         try:
             connection = await self._connect()
         except Exception as error:  # whatever it was, nothing was written, and the receiver must hear of it
@@ -136,6 +142,8 @@ class WireEdge:
         if exchange.is_over:
             connection.drop()
         elif connection.is_open:
+            if not is_brief:
+                connection.watch()
             connection.begin(exchange, head, body, keep=keep)
         else:
             exchange.lost(Loss.NOT_SENT, "closed as soon as it was open")

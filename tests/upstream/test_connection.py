@@ -312,7 +312,11 @@ def test_is_ready_asks_the_kernel() -> None:
 def test_the_kernel_watches_the_peer() -> None:
     """A server that vanished without a word ends the connection in a bounded time."""
     with socket.socket(socket.AF_INET) as sock:
-        Line(sock)
+        line = Line(sock)
+
+        assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+        line.connection.watch()
 
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
