@@ -129,11 +129,11 @@ class MemoryLog:
         if len(data) <= LARGE_BYTES:
             wire = encode_at(stream.id_line, offset, event, data)
             size = len(wire)
-            entry = Entry(offset, wire, upstream_id, size)
+            entry = Entry(offset, wire, upstream_id)
         else:
             wire, *rest = sse.encode_parts(b"%b%d" % (stream.id_line, offset), event, data)
-            size = len(wire) + sum(map(len, rest))
-            entry = Entry(offset, wire, upstream_id, size, tuple(rest))
+            entry = Entry(offset, wire, upstream_id, tuple(rest))
+            size = entry.size
         self.top = self.committed = offset
         entries = stream.entries
         if entries is None:
@@ -170,8 +170,9 @@ class MemoryLog:
         """Take the newest entry."""
         self.top = self.committed = entry.offset
         stream.append(entry)
-        self.size += entry.size
-        self._budget.used += entry.size + ENTRY_OVERHEAD
+        size = entry.size
+        self.size += size
+        self._budget.used += size + ENTRY_OVERHEAD
         if terminal:
             self._completed(stream, entry.offset)
 
@@ -305,8 +306,7 @@ class Passage:
         closing = sse.closing(lines, b"%b%d" % (stream.id_line, offset))
         self._forget()
         if parts is not None:
-            size = len(self._head) + self._size + len(closing)
-            entry = Entry(offset, self._head, upstream_id, size, (*parts, closing))
+            entry = Entry(offset, self._head, upstream_id, (*parts, closing))
             log.add(stream, entry, terminal=terminal)
         else:
             log.skip(stream, offset, terminal=terminal)

@@ -27,7 +27,7 @@ _VALUE = re.compile(rb"[!-~]{1,256}").fullmatch
 class KnownHead:
     """One head as llhttp read it."""
 
-    __slots__ = ("headers", "is_counted", "is_persistent", "is_success", "status")
+    __slots__ = ("headers", "is_counted", "is_persistent", "is_usual", "status")
 
     def __init__(self, status: int, headers: Block, *, is_counted: bool, is_persistent: bool) -> None:
         self.status = status
@@ -35,7 +35,8 @@ class KnownHead:
         self.is_counted = is_counted
         """Whether the body has a Content-Length, which differs from answer to answer; else it is chunked."""
         self.is_persistent = is_persistent
-        self.is_success = 200 <= status < 300
+        self.is_usual = is_counted and 200 <= status < 300
+        """Whether it is one of a success whose body has a length."""
 
     def of(self, name: str, session_id: str) -> "KnownHead":
         """Return the same head with another session id in the first header that is spelled *name*."""
@@ -57,11 +58,11 @@ Found = tuple[KnownHead | None, bytes, int, int]
 class KnownHeads:
     """The heads of one upstream's answers."""
 
-    __slots__ = ("_behind", "_heads", "_last", "_size", "_until")
+    __slots__ = ("_behind", "_heads", "_size", "_until", "last")
 
     def __init__(self) -> None:
         self._heads: dict[bytes, KnownHead] = {}
-        self._last: KnownHead | None = None
+        self.last: KnownHead | None = None
         """The one that was found last, and as a rule comes next."""
         self._until = b""
         """That head as far as its length."""
@@ -70,27 +71,31 @@ class KnownHeads:
         self._size = 0
         """Of both together."""
 
+    def whole(self, data: bytes) -> int:
+        """Tell where the body begins, if *data* is one answer with the head `last` and a body that is all there; or 0.
+
+        Nearly every answer is one read. The head that it would have then is written and compared, which takes half as
+        long as to read what it says.
+        """
+        size = len(data) - self._size
+        length = size - (2 if size < 102 else 3 if size < 1003 else 4 if size < 10004 else 5)
+        if length <= 0:
+            return 0
+        head = b"%b%d%b" % (self._until, length, self._behind)
+        # With the wrong number of digits the sizes do not add up.
+        return len(head) if len(head) + length == len(data) and data.startswith(head) else 0
+
     def find(self, data: bytes) -> Found | None:
         """Look for the head that *data* begins with; None where it is not one to remember."""
-        last = self._last
-        if last is not None:
-            if last.is_counted:
-                # Nearly every answer is one read. The head that it would have then is written and compared, which
-                # takes two thirds of reading what it says. With the wrong number of digits the sizes do not add up.
-                size = len(data) - self._size
-                length = size - (2 if size < 102 else 3 if size < 1003 else 4 if size < 10004 else 5)
-                head = b"%b%d%b" % (self._until, length, self._behind)
-                if length > 0 and len(head) + length == len(data) and data.startswith(head):
-                    return last, b"", len(head), length
-                at = len(self._until)
-                if data.startswith(self._until):
-                    # Without a body, or not all of it is there.
-                    stop = data.find(b"\r\n", at, at + _MAX_DIGITS + 2)
-                    digits = data[at:stop]
-                    if digits.isdigit() and data.startswith(self._behind, stop):
-                        return last, b"", stop + len(self._behind), int(digits)
-            elif data.startswith(self._until):
+        last = self.last
+        if last is not None and data.startswith(self._until):
+            if not last.is_counted:
                 return last, b"", self._size, 0
+            at = len(self._until)
+            stop = data.find(b"\r\n", at, at + _MAX_DIGITS + 2)
+            digits = data[at:stop]
+            if digits.isdigit() and data.startswith(self._behind, stop):
+                return last, b"", stop + len(self._behind), int(digits)
         end = data.find(b"\r\n\r\n") + 4
         # llhttp forgives line ends in front of an answer: an empty line there is not the head's end.
         if not 4 <= end <= MAX_HEAD_BYTES or not data.startswith(b"HTTP/1."):
@@ -125,7 +130,7 @@ class KnownHeads:
                 return head, key, end, length
         head = self._heads.get(key)
         if head is not None:
-            self._last, self._until, self._behind = head, until, behind
+            self.last, self._until, self._behind = head, until, behind
             self._size = len(key)
         return head, key, end, length
 

@@ -28,7 +28,7 @@ READ_BYTES = 262_144
 MAX_HEAD_BYTES = 65_536 + READ_BYTES
 """Bytes in a row without any of a body: 64 KiB of head or trailer, and one read that may hold the body's beginning."""
 WHOLE_BYTES = 65_536
-"""A smaller answer that is there whole is told in one step, to who can take it so."""
+"""A smaller answer, head and all, that is there whole is told in one step, to who can take it so."""
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 # What llhttp is told of a chunked answer whose head was recognised, before it gets the body's odd part.
 _CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -144,20 +144,23 @@ class Connection(asyncio.Protocol):
     # -- answers whose heads are known
 
     def _begin_answer(self, exchange: WireExchange, data: bytes) -> None:
-        found = self._owner.heads.find(data)
+        heads = self._owner.heads
+        last = heads.last
+        if last is not None and last.is_usual and len(data) < WHOLE_BYTES:
+            start = heads.whole(data)
+            take = getattr(exchange.receiver, "on_whole", None) if start else None
+            if take is not None:
+                # Nearly every answer: told in one step instead of three.
+                self._exchange = None
+                self._part(exchange, last.is_persistent)
+                take(last.status, last.headers, data[start:])
+                return
+        found = heads.find(data)
         if found is None:
             self._lane = _PARSER
             self._parse(data)
             return
         head, key, start, length = found
-        if head is not None and head.is_success and 0 < length == len(data) - start < WHOLE_BYTES:
-            take = getattr(exchange.receiver, "on_whole", None)
-            if take is not None:
-                # Nearly every answer: told in one step instead of three.
-                self._exchange = None
-                self._part(exchange, head.is_persistent)
-                take(head.status, head.headers, data[start:])
-                return
         if head is None or (head.is_counted and len(data) - start > length):
             # Not seen before; or with bytes behind the answer, which are the parser's to judge.
             self._learning = key

@@ -17,7 +17,7 @@ OPERATIONS = st.lists(st.integers(1, 3) | st.sampled_from(["drop", "skip"]), max
 def entry(offset: int, data: bytes = b"{}", upstream_id: bytes | None = None, event: bytes = b"message") -> Entry:
     """Return an entry as the log writes it."""
     wire = sse.encode(f"e-s-{offset}", event, data)
-    return Entry(Offset(offset), wire, upstream_id, len(wire))
+    return Entry(Offset(offset), wire, upstream_id)
 
 
 def large(offset: int, data: bytes, upstream_id: bytes | None = None, event: bytes = b"message") -> Entry:
@@ -25,7 +25,7 @@ def large(offset: int, data: bytes, upstream_id: bytes | None = None, event: byt
     half = len(data) // 2
     rest = (data[:half], data[half:], sse.closing(b"", b"e-s-%d" % offset))
     parts = (sse.head(event), *rest)
-    return Entry(Offset(offset), parts[0], upstream_id, sum(map(len, parts)), rest)
+    return Entry(Offset(offset), parts[0], upstream_id, rest)
 
 
 def filled(*offsets: int, start: int = 0) -> Stream:

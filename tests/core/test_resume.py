@@ -37,7 +37,7 @@ class History:
         if stream_id not in self.streams or stream_id in self.complete:
             return
         self.top += 1
-        self.streams[stream_id].append(Entry(Offset(self.top), b"id: x\ndata: \n\n", None, 14))
+        self.streams[stream_id].append(Entry(Offset(self.top), b"id: x\ndata: \n\n", None))
         self.logged[stream_id].append(self.top)
         self.retained[stream_id].append(self.top)
         if terminal and stream_id != STANDALONE:
