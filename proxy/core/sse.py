@@ -14,6 +14,7 @@ HEARTBEAT: Final = b": keep-alive\n"
 """A comment line, legal wherever a line may begin. No blank line: older clients take one for an event."""
 
 _BOM: Final = b"\xef\xbb\xbf"
+_BOM_BEGINNINGS: Final = (b"", _BOM[:1])
 # As numbers: asked for a byte that is written as bytes, Python 3.11 raises and drops a TypeError first.
 _LF: Final = 0x0A
 _CR: Final = 0x0D
@@ -103,6 +104,10 @@ class Decoder:
 
         Then they are `feed`'s.
         """
+        if self._irregular and self._bom == b"" and chunk[:1] not in _BOM_BEGINNINGS:
+            # The first bytes, and no byte order mark.
+            self._bom = None
+            self._irregular = False
         if self._irregular or self._pieces or _CR in chunk:
             return None
         match = _COMMON(chunk, 0, _SMALL_FRAME_BYTES)

@@ -131,8 +131,10 @@ class Connection(asyncio.Protocol):
                 size = total - start - 2
                 if size > 0 and data[:start] == b"%x\r\n" % size and data[-2:] == b"\r\n":
                     exchange.receiver.on_data(data[start:-2])
-                    return
-                self._take_chunks(exchange, data, 0)
+                elif data[-7:] == b"\r\n0\r\n\r\n":
+                    self._take_last(exchange, data)
+                else:
+                    self._take_chunks(exchange, data, 0)
             elif lane is _HEAD:
                 self._begin_answer(exchange, data)
             else:
@@ -181,7 +183,7 @@ class Connection(asyncio.Protocol):
         if not head.is_counted:
             self._lane = _CHUNKS
             if start < len(data):
-                self._take_chunks(exchange, data, start)
+                self.data_received(data[start:])
         elif start + length == len(data):
             if length:
                 exchange.receiver.on_data(data[start:])
@@ -201,6 +203,18 @@ class Connection(asyncio.Protocol):
             exchange.receiver.on_data(data)
         if left <= 0:
             self._complete()
+
+    def _take_last(self, exchange: WireExchange, data: bytes) -> None:
+        """Take one chunk and the body's end behind it, if that is all there is."""
+        total = len(data) - len(_LAST_CHUNK)
+        start = 5 if 262 < total < 4103 else 4 if total < 262 else 6
+        size = total - start - 2
+        if size > 0 and data[:start] == b"%x\r\n" % size:
+            exchange.receiver.on_data(data[start : start + size])
+            if not exchange.is_over:
+                self._complete()
+        else:
+            self._take_chunks(exchange, data, 0)
 
     def _take_chunks(self, exchange: WireExchange, data: bytes, start: int) -> None:
         """Take whole plain chunks; anything else about them is the parser's."""
