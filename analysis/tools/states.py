@@ -252,7 +252,7 @@ def _stream(stream_id: StreamId, *, terminal: int | None = None, kept: int = 3) 
     """Return a stream with the entries 6, 7 and 8, of which the newest *kept* remain; floor 5 when all remain."""
     stream = Stream(stream_id, Offset(5), (1,))
     for offset in (6, 7, 8):
-        stream.append(Entry(Offset(offset), b"id: x\ndata: x\n\n", None, 15))
+        stream.append(Entry(Offset(offset), b"id: x\ndata: x\n\n", None))
     for _ in range(3 - kept):
         stream.drop_oldest()
     stream.terminal = None if terminal is None else Offset(terminal)
