@@ -372,13 +372,9 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, or what our own defect left without an answer.
-
-        Raises:
-            ConnectionError: the client went, or was cut on purpose. That is no error, and there is nobody to answer:
-                aiohttp would log it with its traceback, at each wave of clients that leave.
-        """
+        """Answer what is no HTTP, or what our own defect left without an answer."""
         if isinstance(exc, ConnectionError):
+            # The client went, or was cut on purpose: aiohttp would log that as an error, for each of a wave that leaves.
             raise exc
         response = super().handle_error(request, status, exc, message)
         response.headers["Server"] = PRODUCT

@@ -209,10 +209,7 @@ def test_the_standalone_stream(scene: Scene, row: Row, line: str) -> None:
 async def test_modern_clients_find_the_other_upstream(
     servers: tuple[PythonServer, PythonServer], tmp_path: Path, how: str
 ) -> None:
-    """Without a session there is none to lose: the running call is told, the next one answered by the other server.
-
-    One that was stopped breaks no connection: the running call has its deadline.
-    """
+    """Without a session there is none to lose: the running call is told, the next one answered by the other server."""
     a, b = servers
     for server in servers:
         if not server.is_running:
