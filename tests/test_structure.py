@@ -17,7 +17,7 @@ MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 LONGEST_MODULE = 400
-LONGER = {"proxy/relay/attempt.py": 480, "proxy/relay/call.py": 520, "proxy/upstream/connection.py": 480}
+LONGER = {"proxy/relay/attempt.py": 480, "proxy/relay/call.py": 520, "proxy/upstream/connection.py": 490}
 """Hot modules that exceed it, each with its reason in its docstring."""
 LONGEST_FUNCTION = 80
 LONGEST_FUNCTION_MOST = 45

@@ -23,7 +23,9 @@ _BLANK_LINE: Final = b"\n\n"
 # What servers really write: data last and on one line, id and event in either order. One match costs half
 # of what splitting the block into lines does.
 _HEAD: Final = rb"(?:id: ?+([^\n\0]*+)\n)?(?:event: ?+([^\n]*+)\n)?(?:id: ?+([^\n\0]*+)\n)?data: ?+"
-_COMMON: Final = re.compile(_HEAD + rb"([^\n]*+)\n\n").match
+_FRAME: Final = re.compile(_HEAD + rb"([^\n]*+)\n\n")
+_COMMON: Final = _FRAME.match
+_WHOLE: Final = _FRAME.fullmatch
 match_head: Final = re.compile(_HEAD).match
 """Matches a block in the common form up to where its data begins; `id_and_event` reads the match."""
 _BARE_CR: Final = re.compile(rb"\r(?!\n)").search
@@ -70,10 +72,13 @@ class Decoder:
         "_overflown",
         "_pieces",
         "_size",
+        "_small",
     )
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max = max_frame_bytes
+        self._small = min(max_frame_bytes, _SMALL_FRAME_BYTES)
+        """The size of the largest chunk that is read as one frame at once."""
         # One more, because the LF that ends the last line is no part of the frame.
         self._mark = max_frame_bytes + 1
         """The size of a block under way that calls for `_grown`."""
@@ -108,10 +113,10 @@ class Decoder:
             # The first bytes, and no byte order mark.
             self._bom = None
             self._irregular = False
-        if self._irregular or self._pieces or _CR in chunk:
+        if len(chunk) > self._small or self._irregular or self._pieces or _CR in chunk:
             return None
-        match = _COMMON(chunk, 0, _SMALL_FRAME_BYTES)
-        if match is None or not match.end() == len(chunk) <= self._max:
+        match = _WHOLE(chunk)
+        if match is None:
             return None
         first_id, event, second_id, data = match.groups()
         return Frame(data, first_id if second_id is None else second_id, event or b"")

@@ -33,7 +33,8 @@ def sort(relay: SessionRelay, envelope: Envelope, request: Request, sink: Sink) 
         ids, body = (request_id,), request.body
         if relay.session.tasks and tasks.is_lost(relay, envelope, body):
             replies.report_all(sink, "task_lost", ids, is_batch=False)
-        elif is_admitted(relay, ids, body, sink):
+        elif (not relay.calls and relay.ctx.budget.has_room(len(body))) or is_admitted(relay, ids, body, sink):
+            # Nearly always the session's one call: nothing to compare it with, nothing to count.
             head = request.head
             correlation_id = head.request_id or relay.ctx.correlation_id()
             accepts_sse = head.findings.accepts_sse
