@@ -112,6 +112,36 @@ def test_large_frames_are_read_as_small_ones(wire, sizes, limit, small, large):
             assert decoder.is_at_boundary == boundary.is_at_boundary
 
 
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from([b"", *TOKENS]), max_size=12), st.sampled_from([5, 21, 24, LARGE]))
+def test_a_chunk_that_is_one_frame_is_read_at_once_or_left_alone(chunks, limit):
+    """Whichever way each chunk goes, the frames, the boundaries and the limit are the same."""
+    quick, plain = Decoder(limit), Decoder(limit)
+    for chunk in chunks:
+        frame = quick.whole(chunk)
+        if frame is not None:
+            assert plain.feed(chunk) == [frame]
+        else:
+            results = []
+            for decoder in (quick, plain):
+                try:
+                    results.append(decoder.feed(chunk))
+                except FrameTooLarge:
+                    results.append(None)
+            assert results[0] == results[1]
+        assert quick.is_at_boundary == plain.is_at_boundary
+
+
+@pytest.mark.parametrize("chunk", [b"data: x\n\n", b"event: e\nid: 1\ndata: x\n\n", b"id: 1\ndata:\n\n"])
+def test_the_first_chunk_is_read_at_once_as_well(chunk):
+    """And so is every other; a stream that may begin with a byte order mark is not."""
+    decoder = Decoder(LARGE)
+
+    assert decoder.whole(chunk) == decoder.whole(chunk) == Decoder(LARGE).feed(chunk)[0]
+    assert decoder.whole(b"\xef" + chunk) is None
+    assert Decoder(LARGE).whole(b"\xef\xbb\xbf" + chunk) is None
+
+
 @settings(max_examples=200)
 @given(WIRES, st.lists(st.integers(0, 6), max_size=40), st.integers(0, 12))
 def test_the_limit_does_not_depend_on_chunks(wire, sizes, limit):

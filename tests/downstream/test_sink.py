@@ -214,6 +214,51 @@ def test_what_gathers_in_a_turn_is_bounded(is_taken: bool) -> None:
     assert sink.congested == (not is_taken)
 
 
+def test_an_offer_is_taken_or_not() -> None:
+    """As `write` while the client keeps up; else it goes nowhere, and who made it hears when there is room again."""
+    connection, sink, watching = begin()
+    sink.start(200, TEXT)
+
+    assert sink.offer(b"a")
+
+    connection.turn()
+
+    assert sink.offer(b"b")
+
+    connection.is_paused = True
+
+    assert not sink.offer(b"c")
+    assert connection.said[1:] == [("write", b"b")]
+    assert connection.said[0][3] == b"a"
+
+    connection.is_paused = False
+    sink.drained()
+
+    assert watching.drained == 1
+    assert sink.offer(b"d")
+    assert connection.said[-1] == ("write", b"d")
+
+
+def test_offers_that_gather_in_a_turn_are_bounded() -> None:
+    """As what is written."""
+    _, sink, _ = begin()
+    sink.start(200, TEXT)
+
+    assert sink.offer(bytes(BURST_BYTES))
+    assert not sink.offer(b"x")
+
+
+def test_what_is_offered_to_nobody_is_taken() -> None:
+    """The client is gone: it goes nowhere, and nobody waits for room."""
+    connection, sink, _ = begin()
+    sink.start(200, TEXT)
+    connection.turn()
+    sink.client_gone()
+
+    assert sink.offer(b"x")
+    assert ("write", b"x") not in connection.said
+
+
 def test_a_handler_that_fails_before_its_answer_is_answered_for() -> None:
     """500, and the connection is closed: what state it was left in nobody knows."""
     connection, sink, _ = begin()

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.headers import Block
 from proxy.core.session import CloseReason
 from proxy.relay.attempt import RETRY_AFTER_SECONDS
 from proxy.upstream.base import Loss
-from support.fakes import Attempt, FakeSink, open_session, post, request_body
+from support.fakes import Attempt, FakeSink, open_session, post, request_body, result_body
 from support.scenes import PoolScene, Scene, break_off, progress, reason, result
 
 
@@ -485,6 +486,59 @@ def test_a_connection_that_ends_before_an_answer_is_a_failure():
     break_off(scene.edge.last)
 
     assert _failures(scene) == 1
+
+
+PLAIN, STREAM = ("Content-Type", "application/json"), ("Content-Type", "text/event-stream")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ([PLAIN], result_body(1)),
+        ([PLAIN], b"no JSON at all"),
+        ([PLAIN], b"x" * 301),
+        ([], result_body(1)),
+        ([PLAIN, ("Mcp-Session-Id", "up-1")], result_body(1)),
+        ([STREAM], b"id: 1\ndata: " + result_body(1) + b"\n\n"),
+        ([STREAM], b"id: 1\ndata: " + result_body(2) + b"\n\n"),
+        ([STREAM], b"data: half a fra"),
+        ([STREAM], b"data: " + b"x" * 301),
+        ([STREAM, ("Content-Encoding", "gzip")], b"\x1f\x8b"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 202])
+def test_an_answer_that_is_told_in_one_step_means_the_same(status: int, headers: Any, body: bytes):
+    """Whatever it is: what the client gets, what is retained, and the room that is free again."""
+    seen = []
+    for is_whole in (False, True):
+        scene = Scene(max_message_bytes=300)
+        sink = scene.call(1)
+        attempt = scene.edge.last
+        if is_whole:
+            attempt.is_over = True
+            attempt.receiver.on_whole(status, Block(headers), body)
+        else:
+            attempt.head(status, headers)
+            for verb, words in ((attempt.data, (body,)), (attempt.end, ())):
+                if attempt.is_open:
+                    verb(*words)
+        gate = scene.relay.leg.member.gate
+        seen.append((sink.status, sink.headers, sink.writes, sink.finished, gate.running, scene.ctx.budget.held))
+
+    assert seen[0] == seen[1]
+
+
+def test_an_answer_to_a_call_that_is_over_is_unheard_in_one_step_too():
+    """Its client was told that it was cancelled."""
+    scene = Scene()
+    sink = scene.call(1)
+    attempt = scene.edge.last
+    scene.relay.interrupt()
+    told = list(sink.writes)
+    attempt.receiver.on_whole(200, Block([PLAIN]), result_body(1))
+
+    assert sink.writes == told
+    assert scene.relay.leg.member.gate.running == 0
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.headers import Headers
 from proxy.upstream import connection as module
 from proxy.upstream.answers import KnownHeads
 from proxy.upstream.base import Loss
@@ -159,6 +160,51 @@ def test_a_large_request_leaves_uncopied() -> None:
 
     assert line.transport.written == [b"head body", b"head ", large]
     assert line.transport.written[2] is large
+
+
+class Taking(Heard):
+    """A receiver that can take a whole answer in one step."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self.line = line
+        self.taken: list[object] = []
+
+    def on_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Note it, and that the connection rests already."""
+        self.taken.append((status, body, self.line.told[-1], self.line.exchange.is_over))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "is_taken"),
+    [
+        ((ok(b"whole and plain"),), True),
+        ((ok(b"in two pieces")[:-1], b"s"), False),
+        ((ok(b"with something behind") + b"X",), False),
+        ((ok(b""),), False),
+        ((ok(b"no success").replace(b"200 OK", b"500 No", 1),), False),
+        ((ok(b"x" * 65_536),), False),
+        ((HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(b"in chunks") + chunk(b""),), False),
+    ],
+)
+def test_a_whole_answer_is_told_in_one_step_to_who_can_take_it(pieces: tuple[bytes, ...], is_taken: bool) -> None:
+    """Where its head was read before: then its exchange is over and its connection rests. All others hear the verbs."""
+    line = Line()
+    for _ in range(3):
+        line.heard = heard = Taking(line)
+        line.exchange = WireExchange(heard)
+        line.connection.begin(line.exchange, b"GET /", b"", keep=True)
+        line.feed(*pieces)
+        if line.transport.is_cut:
+            break
+
+    if is_taken:
+        assert heard.taken == [(200, b"whole and plain", "rest", True)]
+        assert heard.outcome != (200, b"whole and plain", True)
+    else:
+        assert heard.taken == []
+        assert heard.violations == []
+        assert heard.status
 
 
 def test_the_next_answer_begins_anew() -> None:

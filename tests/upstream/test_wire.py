@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -86,6 +87,23 @@ async def test_a_small_body_stands_behind_its_head() -> None:
     assert edge._head(request, b"").startswith(b"POST /other HTTP/1.1\r\n")
     assert edge._head(request, b"").endswith(b"\r\nX-Request-Id: one\r\nContent-Length: 2\r\n\r\n")
     await edge.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_watched"),
+    [
+        (UpstreamRequest("POST", [], b"{}"), True),
+        (UpstreamRequest("GET", [], b"", fresh=True), True),
+        (UpstreamRequest("POST", [], b"{}", fresh=True), True),
+        (UpstreamRequest("DELETE", [], b"", fresh=True), False),
+    ],
+)
+async def test_the_kernel_watches_what_lasts(asked: UpstreamRequest, is_watched: bool) -> None:
+    """Every connection but that of a DELETE, whose answer nobody awaits for longer than seconds."""
+    with patch.object(Connection, "watch") as watch:
+        await bytes_of(asked)
+
+    assert watch.called == is_watched
 
 
 async def test_own_headers_go_to_no_other_upstream() -> None:
