@@ -374,7 +374,7 @@ class _Connection(RequestHandler):
     ) -> web.StreamResponse:
         """Answer what is no HTTP, or what our own defect left without an answer."""
         if isinstance(exc, ConnectionError):
-            # The client went, or was cut on purpose: aiohttp would log that as an error, for each of a wave that leaves.
+            # The client went, or was cut on purpose: aiohttp would log an error for each of a wave that leaves.
             raise exc
         response = super().handle_error(request, status, exc, message)
         response.headers["Server"] = PRODUCT
