@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from proxy.core.edge import Request, Sink
 from proxy.core.headers import Block
-from proxy.downstream.heads import BODILESS, Heads, Reading, Rendered, may_become_usual, rendered
+from proxy.downstream.heads import BODILESS, CHUNK, COPIED_BYTES, Heads, Reading, Rendered, may_become_usual, rendered
 from proxy.downstream.sink import WireSink
 from proxy.relay import replies
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 EARLY_BYTES = 65_536
 """Bytes taken of a client that sends on before it has its answer; it is not read further then."""
-COPIED_BYTES = 65_536
-"""Below this a body is copied behind its head, which is cheaper than a list of buffers for the kernel."""
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -285,7 +283,7 @@ class Connection(asyncio.Protocol):
         """Write a piece of an answer."""
         if self.transport is not None:
             if len(data) < COPIED_BYTES:
-                self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+                self.transport.write(CHUNK % (len(data), data))
             else:
                 self.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
 

@@ -52,6 +52,10 @@ _UNUSUAL: Final = frozenset(
         "upgrade",
     }
 )
+CHUNK: Final = b"%x\r\n%b\r\n"
+"""A piece of an answer: its size and itself (RFC 9112, 7.1)."""
+COPIED_BYTES: Final = 65_536
+"""Below this a body is copied behind its head, which is cheaper than a list of buffers for the kernel."""
 BODILESS: Final = frozenset({204, 304})
 """Answers without a body, and so without its length (RFC 9110, 8.6)."""
 _SESSION: Final = SESSION_ID.encode("ascii") + b": %b\r\n"

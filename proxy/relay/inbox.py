@@ -31,16 +31,20 @@ def sort(relay: SessionRelay, envelope: Envelope, request: Request, sink: Sink) 
     if envelope.kind is _REQUEST and request_id is not None:
         # Nearly all of them, so nothing else is made on their way.
         ids, body = (request_id,), request.body
+        ctx = relay.ctx
         if relay.session.tasks and tasks.is_lost(relay, envelope, body):
+            relay.touch()
             replies.report_all(sink, "task_lost", ids, is_batch=False)
-        elif (not relay.calls and relay.ctx.budget.has_room(len(body))) or is_admitted(relay, ids, body, sink):
-            # Nearly always the session's one call: nothing to compare it with, nothing to count.
+        elif (not relay.calls and ctx.budget.has_room(len(body))) or is_admitted(relay, ids, body, sink):
+            # Nearly always the session's one call: nothing to compare it with, nothing to count. That it keeps the
+            # session awake need not be noted: it is active until its end, which is noted.
             head = request.head
-            correlation_id = head.request_id or relay.ctx.correlation_id()
+            correlation_id = head.request_id or ctx.correlation_id()
             accepts_sse = head.findings.accepts_sse
             can_stream = head.accepts_sse if accepts_sse is None else accepts_sse
             Call(relay, ids, envelope.method, body, head, correlation_id, sink).begin(can_stream)
     else:
+        relay.touch()
         Inbox(relay, request, sink).sort(envelope)
 
 
@@ -48,6 +52,7 @@ def is_admitted(
     relay: SessionRelay, ids: tuple[RequestId, ...], body: bytes, sink: Sink, *, is_batch: bool = False
 ) -> bool:
     """Tell whether these requests may run; else *sink* has been given an answer, or to the call that has it."""
+    relay.touch()
     calls = relay.calls
     for request_id in ids:
         running = calls.get(request_id)

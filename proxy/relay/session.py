@@ -220,7 +220,6 @@ class SessionRelay:
 
     def post(self, envelope: Envelope, request: Request, sink: Sink) -> None:
         """Take a POST of this session."""
-        self.last_active = self.ctx.clock.now()
         sort(self, envelope, request, sink)
 
     def listen(self, request: Request, sink: Sink) -> None:

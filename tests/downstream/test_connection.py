@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from proxy.core.edge import Request, Sink
 from proxy.core.headers import Block
 from proxy.core.ids import SessionId
-from proxy.downstream.connection import COPIED_BYTES, EARLY_BYTES, Connection
-from proxy.downstream.heads import Heads
+from proxy.downstream.connection import EARLY_BYTES, Connection
+from proxy.downstream.heads import COPIED_BYTES, Heads
 from proxy.downstream.sink import BURST_BYTES
 from proxy.wheel import Queue
 from support.asked import Asked
@@ -627,6 +627,22 @@ def test_an_answer_in_pieces_leaves_turn_by_turn() -> None:
     line.feed(post(b"next"))
 
     assert line.last.request.body == b"next"
+
+
+@pytest.mark.parametrize("size", [1, 16, COPIED_BYTES - 1, COPIED_BYTES])
+def test_a_piece_that_is_offered_leaves_as_one_that_is_written(size: int) -> None:
+    """Byte by byte, and a large one uncopied."""
+    piece, ways = bytes(size), []
+    for verb in ("write", "offer"):
+        line = Line().feed(post(b"1"))
+        line.last.sink.start(200, [])
+        line.turn()
+        line.transport.written = b""
+        getattr(line.last.sink, verb)(piece)
+        ways.append(line.transport.written)
+
+        assert any(sent is piece for sent in line.transport.pieces) == (size == COPIED_BYTES)
+    assert ways[0] == ways[1] == b"%x\r\n%b\r\n" % (size, piece)
 
 
 def test_a_stream_may_begin_without_a_byte() -> None:

@@ -19,6 +19,7 @@ class FakeConnection:
         self.said: list[tuple[Any, ...]] = []
         self.callbacks: list[Callable[[], None]] = []
         self.is_paused = False
+        self.transport = None
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Keep it for `turn`."""
