@@ -269,21 +269,22 @@ async def test_a_new_process_takes_over(monkeypatch: pytest.MonkeyPatch) -> None
         assert VARIABLE not in os.environ
         assert descriptors() == before
 
+        # It lives for as long as it has a client.
         with socket.create_connection(old.sock.getsockname(), timeout=10) as client:
             assert client.recv(100) == b"kept"
 
-        # Its time was bounded until it served, and no longer.
-        old.clock.advance(1000.0)
+            # Its time was bounded until it served, and no longer.
+            old.clock.advance(1000.0)
 
-        assert old.clock.pending() == 0
-        assert old.children[0].poll() is None
+            assert old.clock.pending() == 0
+            assert old.children[0].poll() is None
 
-        with pytest.raises(ProxyError, match=f"process {pid} has taken over already"):
-            old.upgrade.start()
+            with pytest.raises(ProxyError, match=f"process {pid} has taken over already"):
+                old.upgrade.start()
 
-        old.upgrade.cancel()
+            old.upgrade.cancel()
 
-        assert old.children[0].poll() is None
+            assert old.children[0].poll() is None
 
 
 async def test_a_new_process_that_dies_changes_nothing() -> None:
