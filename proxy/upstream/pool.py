@@ -247,6 +247,7 @@ class Pool:
     def _review(self) -> None:
         """Give every member its role anew, after the members or their health changed."""
         active = self._active = tuple(each for each in self.members if each.state is MemberState.ACTIVE)
+        was_dark = not self._available
         self._available = sum(each.is_available for each in active)
         is_alone = len(active) <= 1
         was_panicking = self.is_panicking
@@ -272,6 +273,9 @@ class Pool:
             steps.append(self._tell_panic)
         if self._available:
             steps += [partial(self._release, each) for each in self.members if not each.is_available]
+            if was_dark:
+                # At their ejection there was nobody to go to.
+                steps += [partial(self._leave, each) for each in tuple(self._announced)]
         run_all(steps)
 
     def _announce(self, member: Member) -> None:
@@ -281,6 +285,11 @@ class Pool:
             self._readmit(member)
         elif is_out and member not in self._announced and member in self._active and len(self._active) > 1:
             self._eject(member)
+
+    def _leave(self, member: Member) -> None:
+        """Say once more that it is out: somebody is well now."""
+        if member in self._announced and not member.is_available:
+            run_all([partial(told, member) for told in self.on_ejected])
 
     def _tell_panic(self) -> None:
         if self._observer.is_active:

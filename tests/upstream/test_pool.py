@@ -399,6 +399,31 @@ def test_when_all_are_out_each_session_waits_for_its_own() -> None:
     assert len(stage.place(2)) == 2
 
 
+@pytest.mark.parametrize("how", ["readmitted", "added", "undrained"])
+def test_who_was_out_when_nobody_was_well_is_left_once_somebody_is(how: str) -> None:
+    """Its sessions had nowhere to go at its ejection; they are told of it once more, and once only."""
+    stage = Stage("abc" if how == "undrained" else "ab")
+    if how == "undrained":
+        stage.pool.drain(stage.c)
+    stage.eject("a")
+    stage.eject("b")
+    stage.told.clear()
+    if how == "readmitted":
+        stage.a.answered()
+    elif how == "added":
+        stage.pool.add(Upstream(name="c"))
+    else:
+        stage.pool.undrain(stage.c)
+
+    assert stage.told == (["a in", "b out"] if how == "readmitted" else ["a out", "b out"])
+
+    stage.told.clear()
+    stage.pool.set_policy("round_robin")
+    stage.pool.add(Upstream(name="d"))
+
+    assert stage.told == []
+
+
 def test_when_all_are_out_whoever_is_back_first_is_noticed() -> None:
     """Both are asked although sessions wait for one alone; one of them tries the other, its answer brings all."""
     stage = Stage("ab")
@@ -782,8 +807,7 @@ class PoolModel(RuleBasedStateMachine):
         return self.stage.pool
 
     def ejected(self, member: Member) -> None:
-        """Out once."""
-        assert member not in self.out
+        """Out; once more where nobody was well before."""
         self.out.add(member)
 
     def readmitted(self, member: Member) -> None:
