@@ -102,6 +102,8 @@ class Leg:
         """Lose the upstream session by its silence or its own word: end what runs in it."""
         if reason == "upstream_silent":
             self.member.timed_out()
+            # It may be alive: a stopped process reads this once it goes on, and would keep the session for ever.
+            self.end_upstream(self.binding.upstream_id)
         running = [call for call in dict.fromkeys(self.relay.calls.values()) if call.runs_in(generation)]
         self.lose(generation, reason)
         for call in running:

@@ -1,5 +1,7 @@
 """One binding of a session at work: where it lies, what it loses, what it says on the proxy's own account."""
 
+import pytest
+
 from proxy.core.ids import Generation, UpstreamSessionId
 from proxy.core.session import Binding, BindingState, CloseReason
 from proxy.relay.leg import Leg
@@ -117,6 +119,16 @@ def test_giving_a_leg_up_ends_what_runs_in_it_and_nothing_else():
     assert scene.at("b").one(rpc="tools/call").is_open
     assert scene.member("a").health.failures == 1
     assert scene.member("b").health.failures == 0
+
+
+@pytest.mark.parametrize(("why", "is_told"), [("upstream_silent", True), ("upstream_session_lost", False)])
+def test_an_upstream_session_that_is_lost_by_silence_is_ended_all_the_same(why: str, is_told: bool):
+    """A stopped process may go on, and would keep it for ever; one that does not know it need not be told."""
+    scene = PoolScene()
+    scene.relay.leg.give_up(Generation(1), why)
+
+    assert [attempt.upstream_id for attempt in scene.at("a").find(method="DELETE")] == ["up-1"] * is_told
+    assert scene.relay.session.binding.state is BindingState.LOST
 
 
 def test_a_session_that_is_lost_says_nothing_against_its_member():
