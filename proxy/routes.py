@@ -8,6 +8,7 @@ a table is changed between two requests, never within one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ class Served:
         self.config = config
         self.leave(before)
         self.registry.ctx.pool.set_policy(config.policy)
+
+    def rename(self, name: str) -> None:
+        """Go by another name, with its sessions."""
+        ctx = self.registry.ctx
+        self.config = replace(self.config, name=name)
+        ctx.route = ctx.pool.route = name
+        for relay in self.registry.relays:
+            relay.session.route = name
 
     def leave(self, places: Iterable[Place]) -> None:
         """Take nothing new at *places* from now on; the sessions there are still come there."""

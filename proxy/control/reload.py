@@ -19,7 +19,7 @@ from proxy.config.routes import OF_UPSTREAM
 from proxy.control.orders import DRAIN, Order
 from proxy.control.views import ReloadView
 from proxy.core.session import CloseReason
-from proxy.core.table import Change, Pattern, Place, Table, steps
+from proxy.core.table import Change, Pattern, Place, Table, renamed, steps
 from proxy.errors import ConfigError
 from proxy.observe import hooks
 from proxy.upstream.member import MemberState
@@ -88,19 +88,25 @@ class Reloading:
         try:
             read = self._load()
             new = tuple(self._as_running(route) for route in read.routes)
-            changes = steps(table_of(self.config.routes), table_of(new))
+            names = renamed(table_of(self.config.routes), table_of(new))
+            before = tuple(replace(route, name=names.get(route.name, route.name)) for route in self.config.routes)
+            changes = steps(table_of(before), table_of(new))
             _check_files(changes, {route.name: route for route in new})
         except ConfigError as error:
             if self._observer.is_active:
                 self._observer.reload_refused(hooks.ReloadRefused(reason="invalid"))
             return ReloadView(is_applied=False, problem=str(error), added=[], removed=[], changed=[], needs_restart=[])
         needs_restart = [key for key in configuration.differences(self._loaded, read) if not key.startswith(_LIVE)]
-        old = {route.name: route for route in self.config.routes}
+        old = {route.name: route for route in before}
         # Before the steps: what they start asks for the settings of its time.
         self.config = self._in_force(read, new)
         view = ReloadView(is_applied=True, problem="", added=[], removed=[], changed=[], needs_restart=needs_restart)
         told = {"added": 0, "removed": 0, "changed": 0}
         by_name = {route.name: route for route in new}
+        for served, name in [(self._served(name), other) for name, other in names.items()]:
+            if served is not None:
+                view.changed.append(f"route {served.config.name}, now {name}")
+                served.rename(name)
         for step in changes:
             self._take(step, by_name)
             self._note(step, old, by_name, view, told)
@@ -260,7 +266,8 @@ def table_of(routes: tuple[Route, ...]) -> Table:
     """Return routes as `core.table` compares them."""
     return {
         route.name: Pattern(
-            (route.host, route.path, route.policy),
+            (route.host, route.path),
+            route.policy,
             {
                 upstream.name: Place(identity_of(upstream), tuple(getattr(upstream, name) for name in IN_PLACE))
                 for upstream in route.upstreams

@@ -24,8 +24,10 @@ class Place(msgspec.Struct, frozen=True):
 class Pattern(msgspec.Struct, frozen=True):
     """One route."""
 
+    at: Hashable
+    """Where it is found; that can change while it runs."""
     facts: Hashable
-    """What can change while it runs: where it is found and how it places sessions."""
+    """What else can change while it runs: how it places sessions."""
     places: Mapping[str, Place]
     """Its upstreams by name; at least one."""
 
@@ -60,6 +62,33 @@ class Step(msgspec.Struct, frozen=True):
     """Empty where it is about the route itself."""
 
 
+def renamed(old: Table, new: Table) -> dict[str, str]:
+    """Return the routes of *old* that go on under another name: that name by their own.
+
+    One that goes and one that comes are the same where they are found at the same place; else where they share an
+    upstream, and neither shares one with a third.
+    """
+    going = {name: pattern for name, pattern in old.items() if name not in new}
+    coming = {name: pattern for name, pattern in new.items() if name not in old}
+    places = {pattern.at: name for name, pattern in coming.items()}
+    found = {name: places[pattern.at] for name, pattern in going.items() if pattern.at in places}
+    akin = [
+        (name, other)
+        for name, pattern in going.items()
+        if name not in found
+        for other, candidate in coming.items()
+        if other not in found.values() and not _identities(pattern).isdisjoint(_identities(candidate))
+    ]
+    for pair in akin:
+        if sum(bool({*pair} & {*another}) for another in akin) == 1:
+            found[pair[0]] = pair[1]
+    return found
+
+
+def _identities(pattern: Pattern) -> set[Hashable]:
+    return {place.identity for place in pattern.places.values()}
+
+
 def steps(old: Table, new: Table) -> list[Step]:
     """Return what turns *old* into *new*, in the order of `Change`.
 
@@ -76,7 +105,7 @@ def steps(old: Table, new: Table) -> list[Step]:
 
 
 def _within(route: str, old: Pattern, new: Pattern) -> list[Step]:
-    found = [Step(Change.ROUTE_CHANGED, route)] if old.facts != new.facts else []
+    found = [Step(Change.ROUTE_CHANGED, route)] if (old.at, old.facts) != (new.at, new.facts) else []
     for name, place in new.places.items():
         before = old.places.get(name)
         if before is None:

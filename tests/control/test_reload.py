@@ -240,6 +240,58 @@ def test_a_route_changes_its_place_and_its_policy() -> None:
     assert (proxy.pool().policy, len(served.registry)) == ("round_robin", 1)
 
 
+UNNAMED = """
+[[routes]]
+path = "/mcp"
+[[routes.upstreams]]
+url = "http://a.test/mcp"
+"""
+
+
+async def test_a_route_that_is_given_a_name_keeps_its_sessions() -> None:
+    """It is found at the same place, so it is the same one; everything goes by the new name."""
+    proxy = Operated(UNNAMED)
+    served = proxy.served("mcp")
+    (relay,) = proxy.open("mcp-1")
+    text = UNNAMED.replace('path = "/mcp"', 'name = "tools"\npath = "/mcp"')
+    added, removed, changed = reloaded(proxy, text)
+    proxy.serve("tools-1")
+    proxy.clock.advance(200.0)
+    await proxy.control.close()
+
+    assert (added, removed, changed) == (["tools-1"], ["mcp-1"], ["route mcp, now tools"])
+    assert proxy.leads_to("/mcp") is served is proxy.served("tools")
+    assert (relay.session.state.value, relay.session.route, relay.leg.member.name) == ("open", "tools", "tools-1")
+    assert proxy.control.routes()[0].name == "tools"
+    assert reloaded(proxy, text) == ([], [], [])
+
+
+async def test_a_route_without_a_name_keeps_its_sessions_at_another_path() -> None:
+    """Its upstream is the same; the sessions are answered at both places."""
+    proxy = Operated(UNNAMED)
+    served = proxy.served("mcp")
+    (relay,) = proxy.open("mcp-1")
+    _, removed, changed = reloaded(proxy, UNNAMED.replace('/mcp"\n[[', '/new"\n[['))
+    proxy.clock.advance(200.0)
+    await proxy.control.close()
+
+    assert (removed, changed) == (["mcp-1"], ["route mcp, now new", "route new"])
+    assert proxy.leads_to("/new") is served
+    assert relay.session.state.value == "open"
+
+
+async def test_sessions_outlive_the_way_from_one_upstream_to_a_pool() -> None:
+    """What stood outside of routes is a route at the same place."""
+    proxy = Operated('[upstream]\nurl = "http://a.test/mcp"\n')
+    (relay,) = proxy.open("default")
+    _, removed, changed = reloaded(proxy, UNNAMED + '[[routes.upstreams]]\nurl = "http://b.test/mcp"\n')
+    proxy.clock.advance(200.0)
+    await proxy.control.close()
+
+    assert (removed, changed) == (["default"], ["route main, now mcp"])
+    assert relay.session.state.value == "open"
+
+
 async def test_jobs_on_a_route_end_with_it() -> None:
     """A swap that holds does not outlive its route."""
     proxy = Operated(TWO + OTHER)
