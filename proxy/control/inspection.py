@@ -192,7 +192,7 @@ def session_detail(routes: RouteTable, wanted: str, now: float) -> SessionDetail
         running=_running(relay, now),
         subscriptions=len(session.subscriptions or ()),
         log_level=session.log_level or "",
-        tasks=len(session.tasks or ()),
+        tasks=session.running_tasks,
         buffered_bytes=relay.log.size if isinstance(relay.log, MemoryLog) else 0,
     )
 

@@ -261,7 +261,7 @@ class Session:
         self._generations = 0
         self._server_requests: ServerRequests | None = None
         self.tasks: dict[str, Generation] | None = None
-        """Running tasks (2025-11-25) and the generation whose upstream session holds each; made on first use."""
+        """Tasks (2025-11-25) and the generation whose upstream session holds, or held, each; made on first use."""
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
@@ -292,7 +292,15 @@ class Session:
     @property
     def has_tasks(self) -> bool:
         """Tell whether a task runs that pins the session to its upstream session."""
-        return bool(self.tasks)
+        return self.tasks is not None and self.running_tasks > 0
+
+    @property
+    def running_tasks(self) -> int:
+        """Count the tasks of the present upstream session; those of one that is gone are lost with it."""
+        binding = self.binding
+        if not self.tasks or binding.state not in (BindingState.BOUND, BindingState.DRAINING):
+            return 0
+        return sum(generation == binding.generation for generation in self.tasks.values())
 
     @property
     def server_requests(self) -> ServerRequests:

@@ -26,6 +26,7 @@ from proxy.relay.cutting import Cutting
 from proxy.relay.patience import Patience
 from proxy.relay.repeating import Repeating
 from proxy.relay.resumption import Resumption
+from proxy.relay.tasks import is_lost
 from proxy.upstream.base import Exchange, Loss
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class Attempt:
 
     __slots__ = (
         "_answer_headers", "_body", "_buffer", "_carried_id", "_cutting", "_decoder", "_exchange", "_gate", "_head",
-        "_held", "_leg", "_method", "_patience", "_pause", "_relay", "_repeating", "_resumptions", "_size", "_status",
-        "correlation_id", "generation", "is_cancelled", "last_bytes", "state",
+        "_held", "_leg", "_method", "_patience", "_pause", "_relay", "_remembered", "_repeating", "_resumptions",
+        "_size", "_status", "correlation_id", "generation", "is_cancelled", "last_bytes", "state",
     )  # fmt: skip
 
     # Made by the heir, in one `__init__`.
@@ -65,6 +66,8 @@ class Attempt:
     """Where it has room; None while it waits."""
     _gate: Gate | None
     """What it waits for, where the member has no room."""
+    _remembered: bool
+    """Whether its success says something that lasts."""
     _repeating: Repeating | None
     _exchange: Exchange | None
     _status: int
@@ -184,6 +187,11 @@ class Attempt:
 
     def _send_in(self, leg: Leg) -> None:
         relay = self._relay
+        if self._remembered and relay.session.tasks and is_lost(relay, self._method, self._body):
+            # Its upstream session went since it arrived, and this one may know another task by that name.
+            leg.member.gate.leave()
+            self.fail("task_lost")
+            return
         leg.running += 1
         self._leg = leg
         binding = leg.binding

@@ -55,7 +55,7 @@ class Call(Attempt):
     """One POST under way. Fulfils `core.edge.Watcher` and `wheel.Due`."""
 
     __slots__ = (
-        "_asked", "_can_stream", "_cancelling", "_ids", "_rebuilt", "_remembered", "_sink", "_start",
+        "_asked", "_can_stream", "_cancelling", "_ids", "_rebuilt", "_sink", "_start",
         "_stream", "unanswered",
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ def sort(relay: SessionRelay, envelope: Envelope, request: Request, sink: Sink) 
         # Nearly all of them, so nothing else is made on their way.
         ids, body = (request_id,), request.body
         ctx = relay.ctx
-        if relay.session.tasks and tasks.is_lost(relay, envelope, body):
+        if relay.session.tasks and tasks.is_lost(relay, envelope.method, body):
             relay.touch()
             replies.report_all(sink, "task_lost", ids, is_batch=False)
         elif (not relay.calls and ctx.budget.has_room(len(body))) or is_admitted(relay, ids, body, sink):

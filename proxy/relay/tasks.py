@@ -1,6 +1,6 @@
 """Tasks (2025-11-25): work that outlives its request and lies in the upstream session that began it.
 
-Owns which of a session's tasks are known to run, and where. Knows no upstream. Invariant: what is asked about a task
+Owns which of a session's tasks are known, and where each ran. Knows no upstream. Invariant: what is asked about a task
 whose upstream session is gone gets an explicit error, never the word of a server that may know another task by that
 name.
 """
@@ -10,8 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-
-from proxy.core.jsonrpc import Envelope
 
 if TYPE_CHECKING:
     from proxy.core.ids import Generation
@@ -55,6 +53,8 @@ def begun(relay: SessionRelay, answer: bytes, generation: Generation) -> None:
     tasks = relay.session.tasks
     if tasks is None:
         tasks = relay.session.tasks = {}
+    # Under a name that was lost it is the latest of all.
+    tasks.pop(task.task_id, None)
     tasks[task.task_id] = generation
     if len(tasks) > MOST:
         del tasks[next(iter(tasks))]
@@ -77,16 +77,15 @@ def told(relay: SessionRelay, data: bytes) -> None:
         _forget(relay, task.task_id)
 
 
-def is_lost(relay: SessionRelay, envelope: Envelope, body: bytes) -> bool:
-    """Tell whether a request asks about a task whose upstream session is gone; it is forgotten then."""
-    if envelope.method not in ABOUT_TASKS:
+def is_lost(relay: SessionRelay, method: str | None, body: bytes) -> bool:
+    """Tell whether a request asks about a task whose upstream session is gone.
+
+    It stays known as lost: the next question would be answered by a server that never heard of it.
+    """
+    if method not in ABOUT_TASKS:
         return False
-    task_id = _named(body)
-    generation = (relay.session.tasks or {}).get(task_id or "")
-    if task_id is None or generation is None or relay.leg.is_bound(generation):
-        return False
-    _forget(relay, task_id)
-    return True
+    generation = (relay.session.tasks or {}).get(_named(body) or "")
+    return generation is not None and not relay.leg.is_bound(generation)
 
 
 def _forget(relay: SessionRelay, task_id: str) -> None:

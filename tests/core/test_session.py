@@ -266,14 +266,22 @@ def test_a_session_closes_what_a_lost_upstream_session_asked() -> None:
 
 
 def test_running_tasks_are_known_by_their_generation() -> None:
-    """None in a new session; the table is made by its first use."""
+    """None in a new session; those of an upstream session that is gone run no more, and are still known."""
     session = make_session()
 
     assert not session.has_tasks
 
-    session.tasks = {"t": Generation(1)}
+    session.tasks = {"t": Generation(3), "u": Generation(3), "lost": Generation(2)}
+    for state in BindingState:
+        session.binding = binding_in(state)
+        is_there = state in (BindingState.BOUND, BindingState.DRAINING)
 
-    assert session.has_tasks
+        assert (session.running_tasks, session.has_tasks) == (2 if is_there else 0, is_there)
+
+    session.tasks = {"lost": Generation(2)}
+    session.binding = binding_in(BindingState.BOUND)
+
+    assert not session.has_tasks
 
 
 def test_server_requests_are_made_once() -> None:

@@ -136,6 +136,63 @@ def test_a_task_that_was_lost_with_its_session_is_an_explicit_error(method: str)
     assert not scene.relay.session.has_tasks
 
 
+def test_a_lost_task_is_told_as_often_as_it_is_asked_for():
+    """The second question is no other than the first."""
+    scene = Scene()
+    _began(scene)
+    scene.call(1)
+    scene.lose_session(scene.edge.last)
+    scene.rebuilt()
+
+    assert [reason(scene.call(number, "tasks/get", {"taskId": "t"})) for number in (2, 3, 4)] == ["task_lost"] * 3
+
+
+@pytest.mark.parametrize("method", sorted(tasks.ABOUT_TASKS))
+@pytest.mark.parametrize("how", ["refused", "404", "400", "waits for room"])
+def test_the_question_that_finds_the_loss_is_not_asked_of_the_next_upstream_session(method: str, how: str):
+    """That may know another client's task by that name."""
+    scene = Scene(version="2025-11-25", limits={"max_session_calls": 1} if how == "waits for room" else None)
+    _began(scene)
+    if how == "waits for room":
+        scene.call(1)
+    sink = scene.call(2, method, {"taskId": "t"})
+    scene.edge.reachable = True
+    if how == "refused":
+        scene.edge.one(rpc=method).refuse()
+    elif how == "400":
+        scene.edge.one(rpc=method).answer(400)
+        scene.edge.one(rpc="ping").answer(400)
+    elif how == "404":
+        scene.edge.one(rpc=method).answer(404)
+    else:
+        scene.edge.one(rpc="tools/call").answer(404)
+    scene.clock.advance(1.0)
+    scene.rebuilt()
+    for attempt in scene.edge.find(rpc="tools/call"):
+        attempt.json()
+
+    assert reason(sink) == "task_lost"
+    assert scene.edge.find(rpc=method) == []
+    assert scene.ctx.pool.members[0].gate.running == 0
+
+
+def test_a_lost_task_pins_nothing():
+    """The session may rest and be moved as any other, and an operator sees that none runs."""
+    scene = PoolScene()
+    scene.call("begin", "tools/call", {"name": "slow", "task": {}})
+    scene.at("a").last.json(200, result("begin", task={"taskId": "t", "status": "working"}))
+
+    assert scene.relay.session.running_tasks == 1
+
+    scene.call(1)
+    scene.lose_session(scene.at("a").last)
+    scene.serve("a")
+
+    assert (scene.relay.session.running_tasks, scene.relay.session.has_tasks) == (0, False)
+
+    scene.moved()
+
+
 def test_a_lost_task_is_told_of_while_its_session_is_being_rebuilt():
     """Nothing has to be waited for: what is asked about is gone."""
     scene = Scene()
@@ -195,7 +252,7 @@ def test_what_cannot_be_read_says_nothing(body: bytes):
     tasks.answered(relay, "tasks/result", body, body)
     tasks.told(relay, body)
 
-    assert not tasks.is_lost(relay, envelope, body)
+    assert not tasks.is_lost(relay, envelope.method, body)
     assert list(relay.session.tasks) == ["t"]
 
 
@@ -215,8 +272,8 @@ def test_only_requests_about_tasks_are_looked_at():
     scene.relay.session.tasks = {"t": Generation(7)}
     body = request_body("tools/call", 1, {"taskId": "t"})
 
-    assert not tasks.is_lost(scene.relay, jsonrpc.classify(body), body)
-    assert scene.relay.session.has_tasks
+    assert not tasks.is_lost(scene.relay, jsonrpc.classify(body).method, body)
+    assert tasks.is_lost(scene.relay, "tasks/get", body)
 
 
 def test_a_status_of_an_unknown_task_changes_nothing():
