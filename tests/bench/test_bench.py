@@ -22,7 +22,7 @@ from processes import BenchError, sockets
 from storm import LAST_CHUNK, MISSED, Outcome, counted, run_storm
 from wire import ChunkedBody, LoadError, Target
 
-from upstream import BadRequestError, Kept
+from upstream import BadRequestError, Kept, parse_head, without_correlation
 
 STUB = Path(__file__).with_name("upstream.py")
 
@@ -277,6 +277,20 @@ def test_a_chunked_body_is_read_alike_however_it_is_cut(cut):
     decoded = body.feed(wire[:cut]) + body.feed(wire[cut:])
 
     assert (decoded, body.done, body.carry) == (b"hello, there", True, b"next")
+
+
+@pytest.mark.parametrize("name", ["X-Request-Id", "x-request-id"])
+def test_an_id_of_the_contenders_own_costs_the_stub_nothing(name):
+    """Who adds one to every request is not measured by what the stub does about it; the rest of the head counts."""
+    heads = [
+        f"POST /mcp HTTP/1.1\r\nHost: h\r\n{name}: {number}\r\nMcp-Session-Id: {session}\r\n".encode()
+        for number, session in ((1, "a"), (22, "a"), (3, "b"))
+    ]
+    first, again, other = map(without_correlation, heads)
+
+    assert first == again != other
+    assert parse_head(first).session == b"a"
+    assert without_correlation(first) == first
 
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy", "envoy"])
