@@ -13,7 +13,7 @@ from proxy.core.recognition import ResponseBeginning, begins_response, ends_resp
 LONG = "x" * r.SHOWN_BYTES
 
 TEXTS = st.text('ab"\\{}[],:\n é1', max_size=6) | st.just('","id":2}') | st.just('"},"method":"')
-SCALARS = st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats(allow_nan=False) | TEXTS
+SCALARS = st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS | st.sampled_from(["id", "method"]), inner),
