@@ -107,6 +107,6 @@ class Head:
             return forwarded
         block = self.bound_block
         if block is None or self.bound_to != upstream_id:
-            block = self.bound_block = Block([*forwarded, (h.SESSION_ID, upstream_id)])
+            block = self.bound_block = forwarded.of_session(upstream_id)
             self.bound_to = upstream_id
         return block

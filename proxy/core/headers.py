@@ -5,6 +5,7 @@ not know of sessions or of the HTTP library. Nothing here raises: a header that 
 that does not match.
 """
 
+import contextlib
 import ipaddress
 import re
 from collections.abc import Collection, Iterable
@@ -32,7 +33,7 @@ class Block(list[tuple[str, str]]):
     edges hand the same block in and get the same block out, and nothing about it is found out twice.
     """
 
-    __slots__ = ("body", "is_of_session", "onward", "rendered", "streamed")
+    __slots__ = ("body", "is_of_session", "onward", "own", "rendered", "streamed")
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
         super().__init__(pairs)
@@ -42,10 +43,24 @@ class Block(list[tuple[str, str]]):
         """What of an answer goes on to the client, once chosen."""
         self.streamed: Block | None = None
         """The same as the head of an event stream of the proxy's own, once made."""
+        self.own: dict[tuple[str | None, bool], Block] | None = None
+        """What goes with the proxy's own requests, by protocol version and whether it is a GET, once chosen."""
         self.is_of_session: bool | None = None
         """Whether it carries a session id, once asked."""
         self.body: Body | None = None
         """What kind of body it announces, once asked."""
+
+    def of_session(self, session_id: str) -> "Block":
+        """Return the same with a session id behind: all else is written once for all sessions."""
+        block = Block([*self, (SESSION_ID, session_id)])
+        known = self.rendered
+        if known is None:
+            # What cannot be written is refused by the edge, when it is to be sent.
+            with contextlib.suppress(ValueError):
+                known = self.rendered = render(self)
+        if type(known) is bytes:
+            block.rendered = b"%b%b: %b\r\n" % (known, SESSION_ID.encode(), session_id.encode())
+        return block
 
 
 SESSION_ID: Final = "Mcp-Session-Id"

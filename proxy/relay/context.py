@@ -154,20 +154,31 @@ class Context:
         is_get: bool = False,
     ) -> Headers:
         """Return the headers of a request the proxy makes by itself, with the credentials that *headers* carry."""
-        own = [pair for pair in headers if pair[0].lower() not in _PER_REQUEST]
-        own.append(("Accept", "text/event-stream" if is_get else _ACCEPT_BOTH))
-        own.append((h.REQUEST_ID, self.correlation_id()))
-        if not is_get:
-            own.append(("Content-Type", "application/json"))
-        if version is not None:
-            own.append((h.PROTOCOL_VERSION, version))
+        own = [*self._own(headers, version, is_get=is_get), (h.REQUEST_ID, self.correlation_id())]
         if upstream_id is not None:
             own.append((h.SESSION_ID, upstream_id))
+        return own
+
+    def _own(self, headers: Headers, version: str | None, *, is_get: bool = False) -> Block:
+        """Return what all requests of the proxy's own share that go with *headers*."""
+        known = headers.own if type(headers) is Block else None
+        own = known.get((version, is_get)) if known is not None else None
+        if own is None:
+            pairs = [pair for pair in headers if pair[0].lower() not in _PER_REQUEST]
+            pairs.append(("Accept", "text/event-stream" if is_get else _ACCEPT_BOTH))
+            if not is_get:
+                pairs.append(("Content-Type", "application/json"))
+            if version is not None:
+                pairs.append((h.PROTOCOL_VERSION, version))
+            own = Block(pairs)
+            if type(headers) is Block:
+                headers.own = {**(known or {}), (version, is_get): own}
         return own
 
     def end_upstream(
         self, member: Member, headers: Headers, upstream_id: UpstreamSessionId, version: str | None = None
     ) -> None:
         """Tell the upstream with DELETE that its session is over; nothing depends on the answer."""
-        own = self.own_headers(headers, version=version, upstream_id=upstream_id)
-        Farewell(member.edge, self.farewells).begin(UpstreamRequest("DELETE", own, b"", fresh=True))
+        own = self._own(headers, version).of_session(upstream_id)
+        request = UpstreamRequest("DELETE", own, b"", fresh=True, correlation_id=self.correlation_id())
+        Farewell(member.edge, self.farewells).begin(request)

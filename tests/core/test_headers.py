@@ -405,13 +405,39 @@ def test_a_block_is_asked_once():
     assert h.forward_response(pairs) is not h.forward_response(pairs)
 
 
+FIELDS = st.tuples(st.text("abX-", min_size=1, max_size=4), st.text("xyz é\r\n\0", max_size=4))
+
+
+@given(st.lists(FIELDS, max_size=4), st.text("!~az09-", min_size=1, max_size=8))
+def test_a_block_of_a_session_is_written_as_any_other(pairs, session_id):
+    """The first and every later one: what is kept ready is what would be written; what cannot be is not."""
+    block = Block(pairs)
+    for session in (session_id, "other", session_id):
+        bound = block.of_session(session)
+
+        assert bound == [*pairs, (h.SESSION_ID, session)]
+        if any(set(value) & set("\r\n\0") for _, value in pairs):
+            assert bound.rendered is None
+        else:
+            assert bound.rendered == h.render(bound)
+
+
+def test_what_an_edge_made_of_a_block_is_no_business_of_its_sessions():
+    """An upstream with headers of its own writes others."""
+    block = Block([("X", "1")])
+    block.rendered = ("own", b"X: 2\r\n")
+
+    assert block.of_session("a").rendered is None
+    assert block.rendered == ("own", b"X: 2\r\n")
+
+
 def test_a_block_is_a_list_to_whoever_reads_it():
     """Equal to its pairs, made of any of them, and with nothing worked out yet."""
     block = Block(iter([SSE, ("X", "1")]))
 
     assert block == [SSE, ("X", "1")]
     assert [*block] == [SSE, ("X", "1")]
-    assert (block.rendered, block.onward, block.streamed, block.is_of_session, block.body) == (None,) * 5
+    assert (block.rendered, block.onward, block.streamed, block.own, block.is_of_session, block.body) == (None,) * 6
     assert Block() == []
 
 

@@ -117,6 +117,24 @@ def test_the_proxys_own_requests_carry_the_credentials_alone(is_get: bool) -> No
     assert len(h.get_all(headers, "X-Request-Id")) == 1
 
 
+def test_what_goes_with_the_proxys_own_requests_is_chosen_once() -> None:
+    """For each version and kind; nothing of one session or request is in it, and other credentials are others."""
+    ctx = make_context()
+    client, other = (ctx.forward(Head("POST", "/mcp", [("Authorization", who)])) for who in ("one", "two"))
+    for _ in range(2):
+        for version, is_get in (("2025-11-25", False), ("2025-06-18", False), ("2025-11-25", True), (None, False)):
+            for block, who in ((client, "one"), (other, "two")):
+                own = ctx.own_headers(block, version=version, upstream_id=UpstreamSessionId(who), is_get=is_get)
+
+                assert h.get(own, "Authorization") == who
+                assert h.get_all(own, h.SESSION_ID) == [who]
+                assert h.get(own, h.PROTOCOL_VERSION) == version
+                assert (h.get(own, "Content-Type") is None) == is_get
+    assert client.own is not None
+    assert len(client.own) == 4
+    assert not any(h.get(own, h.SESSION_ID) or h.get(own, "X-Request-Id") for own in client.own.values())
+
+
 def test_a_handshake_names_neither_version_nor_session() -> None:
     """Before it is answered there are none."""
     headers = make_context().own_headers(CLIENT[:3], version=None, upstream_id=None)
