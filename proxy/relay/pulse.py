@@ -8,6 +8,7 @@ session of its own; in one, `probe` asks, whose answer tells of the session too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 from proxy.core import jsonrpc
@@ -29,12 +30,19 @@ class Pulses:
         self._clock = clock
         self._timeout = timeout_seconds
         self._asked: dict[Member, _Pulse] = {}
+        self._felt_at: dict[Member, float] = {}
+        """When each last gave a sign of life; those of long ago are forgotten."""
 
     def ask(self, member: Member, headers: Headers, answered: Callable[[bool], None]) -> None:
         """Call *answered* with whether *member* lives: any answer counts but a gateway's, a refusal of the ping too.
 
+        One that was felt less than the time of a ping ago is not asked: a thousand quiet subscriptions would.
+
         *headers*: the credentials, as they go upstream; of whoever asks first.
         """
+        if self._clock.now() - self._felt_at.get(member, -inf) < self._timeout:
+            answered(True)
+            return
         pulse = self._asked.get(member)
         if pulse is None:
             pulse = self._asked[member] = _Pulse(self._clock, self._timeout, member, headers, self._felt)
@@ -45,6 +53,10 @@ class Pulses:
 
     def _felt(self, pulse: _Pulse, is_alive: bool) -> None:
         del self._asked[pulse.member]
+        now = self._clock.now()
+        if is_alive:
+            recent = {member: at for member, at in self._felt_at.items() if now - at < self._timeout}
+            self._felt_at = {**recent, pulse.member: now}
         for answered in pulse.waiting:
             answered(is_alive)
 

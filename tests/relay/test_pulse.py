@@ -81,15 +81,31 @@ def test_a_second_ping_may_be_answered() -> None:
 
 
 def test_whoever_asks_meanwhile_shares_the_question() -> None:
-    """Each gets the answer once; the next question is a new one."""
+    """Each gets the answer once."""
     world = World()
     world.ask()
     ping = world.ask()
     ping.head(200)
 
     assert world.answers == [True, True]
+    assert len(world.edge.attempts) == 1
 
+
+def test_one_that_was_felt_just_now_is_not_asked() -> None:
+    """A thousand quiet subscriptions ask once in the time of a ping; then it is a question again."""
+    world = World()
     world.ask().head(200)
+    for _ in range(100):
+        world.pulses.ask(world.member, OWN, world.answers.append)
 
-    assert world.answers == [True, True, True]
-    assert len(world.edge.attempts) == 2
+    assert world.answers == [True] * 101
+    assert len(world.edge.attempts) == 1
+
+    world.clock.advance(10.0)
+    world.ask().refuse()
+
+    assert world.answers[-1] is False
+
+    world.ask()
+
+    assert len(world.edge.attempts) == 3, "one that was found dead is asked at once"
