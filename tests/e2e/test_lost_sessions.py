@@ -247,14 +247,16 @@ async def test_a_gap_in_a_call_is_told_with_its_own_id(upstream: Scripted, ends:
     last = ["result"] if ends else ["event", {"text": '{"jsonrpc":"2.0","method":"last"}'}]
     with ProxyProcess(upstream.url, settings) as proxy:
         session = await RawSession.open(proxy.url)
-        body = session.call_body(script("gap", SSE, ["progress", 1], ["wait", "go"], *burst, last, ["wait", "end"]))
+        steps = [["progress", 1], ["wait", "go"], *burst, last, ["open", "written"], ["wait", "end"]]
+        body = session.call_body(script("gap", SSE, *steps))
         async with RawConnection(proxy.url) as caller:
             await session.send(caller, "POST", body)
             await caller.read_head()
             primed = await caller.frame()
             await caller.message()
         await upstream.control("open", gate="go")
-        # A call of the same session that is answered after the burst was read by the proxy.
+        # Answered behind the burst, so that the proxy has read all of that.
+        await session.call(script("after", ["wait", "written"], ["json"]))
         assert primed is not None
         stream = await gap_of(session, str(primed.id))
         async with RawConnection(proxy.url) as again:

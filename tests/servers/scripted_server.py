@@ -5,9 +5,10 @@ the tool "script" (arguments.steps), or is queued under a key by the control pat
 answers as a plain server would. Executed calls are appended to a file, which no restart forgets. Nothing here
 is kind: a step may break any rule of HTTP. It prints "ready PORT" once it accepts connections.
 
-Verbs: sleep S; wait NAME (until the control path opens that gate); head STATUS {headers} FRAMING (chunked,
-length=N, close, none); raw TEXT; chunk TEXT; base64 TEXT; event {id, data, text, event, retry}; progress N;
-result; json [STATUS] [{headers}] (the whole plain answer); big N; endless TEXT; end; fin; rst; hang.
+Verbs: sleep S; wait NAME (until the control path, or another script, opens that gate); open NAME; head STATUS
+{headers} FRAMING (chunked, length=N, close, none); raw TEXT; chunk TEXT; base64 TEXT; event {id, data, text, event,
+retry}; progress N; result; json [STATUS] [{headers}] (the whole plain answer); big N; endless TEXT; end; fin; rst;
+hang.
 In texts $ID is the request's id and $RESULT its result. Arguments besides steps: mark, which the result
 echoes; resume {key, scripts}: the scripts of the GETs whose Last-Event-ID begins with `key:`, in their order.
 
@@ -268,6 +269,8 @@ class ScriptedServer:
                     await asyncio.sleep(values[0])
                 case "wait":
                     await self.gates[values[0]].wait()
+                case "open":
+                    self.gates[values[0]].set()
                 case "head":
                     status, headers, framing = values
                     connection.head(status, headers, framing)
