@@ -21,6 +21,7 @@ from proxy.core.jsonrpc import InitializeResult, Kind
 from proxy.core.session import Handshake
 from proxy.relay import replies
 from proxy.relay.patience import Patience
+from proxy.relay.pulse import Silence
 from proxy.upstream.base import Exchange, Loss
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ OpenSession = Callable[[Handshake, "UpstreamSessionId | None", Headers, str, "Me
 
 
 class Opening:
-    """One `initialize` under way. Fulfils `upstream.base.Receiver`, `core.edge.Watcher` and `wheel.Due`."""
+    """One `initialize` under way. Fulfils `upstream.base.Receiver` and `core.edge.Watcher`."""
 
     __slots__ = (
         "_answer_headers",
@@ -44,7 +45,6 @@ class Opening:
         "_deadline",
         "_decoder",
         "_exchange",
-        "_has_spoken",
         "_head",
         "_is_over",
         "_member",
@@ -52,6 +52,7 @@ class Opening:
         "_patience",
         "_pending",
         "_request_id",
+        "_silence",
         "_sink",
         "_size",
         "_status",
@@ -88,8 +89,7 @@ class Opening:
         """Ends the wait for a member's word where another one could be asked."""
         self._tried: tuple[Member, ...] = ()
         """Members that could not be reached, in this round."""
-        self._has_spoken = False
-        """Whether the upstream has said anything since it was last asked about."""
+        self._silence = Silence(ctx, head, self._given_up)
         self._is_over = False
 
     def begin(self) -> None:
@@ -115,9 +115,7 @@ class Opening:
         self._member = member
         request = self._ctx.request(self._head, self._body, self._correlation_id)
         self._exchange = member.edge.send(request, self)
-        self._has_spoken = False
-        self._ctx.silences.discard(self)
-        self._ctx.silences.add(self)
+        self._silence.begin(member)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -172,8 +170,7 @@ class Opening:
                 if self._member is not member or (self._sink is not None and self._try_another(member)):
                     return
         self._status = status
-        self._has_spoken = True
-        self._patience.end()
+        self._silence.heard()
         self._answer_headers = headers
         if h.is_encoded(headers):
             self._fail("answer_unusable")
@@ -182,7 +179,7 @@ class Opening:
 
     def on_data(self, data: bytes) -> None:
         """A piece of it; bounded, an endless body is no handshake."""
-        self._has_spoken = True
+        self._silence.heard()
         self._size += len(data)
         if self._size > self._ctx.upstream.max_message_bytes:
             self._fail("answer_too_large")
@@ -264,6 +261,7 @@ class Opening:
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The answer will not be whole."""
         self._exchange = None
+        self._silence.end()
         if self._is_over:
             return
         member = self._member
@@ -320,28 +318,9 @@ class Opening:
             self._tried = ()
             self._try_another(asked)
 
-    def due(self) -> None:
-        """Ask whether the member lives, if nothing has come for long (semantics 16)."""
-        member, exchange = self._member, self._exchange
-        if member is None or exchange is None:
-            return
-        if self._has_spoken:
-            self._has_spoken = False
-            self._ctx.silences.add(self)
-        else:
-            headers = self._ctx.forward(self._head)
-            own = self._ctx.own_headers(headers, version=None, upstream_id=None)
-            self._ctx.pulses.ask(member, own, lambda is_alive: self._felt(member, exchange, is_alive=is_alive))
-
-    def _felt(self, member: Member, exchange: Exchange, *, is_alive: bool) -> None:
-        if self._exchange is not exchange:
-            return
-        if is_alive:
-            self._ctx.silences.add(self)
-            return
-        member.timed_out()
-        # That may have led elsewhere already.
-        if self._exchange is exchange and (self._status or not self._try_another(member)):
+    def _given_up(self, member: Member) -> None:
+        # Its ejection may have led elsewhere already.
+        if self._member is member and (self._status or not self._try_another(member)):
             self._fail("upstream_silent")
 
     def _try_another(self, member: Member) -> bool:
@@ -365,7 +344,7 @@ class Opening:
             self._ctx.openings -= 1
         self._is_over = True
         self._ctx.passing.discard(self)
-        self._ctx.silences.discard(self)
+        self._silence.end()
         self._patience.end()
         if self._deadline is not None:
             self._deadline.cancel()

@@ -1,13 +1,15 @@
 """Whether a member says anything at all: a `ping` of no session, on a fresh connection.
 
-Owns the questions under way, one per member however many ask, and the verdict. Knows no session and no exchange: it
-answers whoever asked. Invariant: every question gets exactly one answer, in a bounded time. For what has no upstream
-session of its own; in one, `probe` asks, whose answer tells of the session too.
+Owns when an exchange of no session has been silent for long enough to ask, the questions under way, one per member
+however many ask, and the verdict. Knows no session: it answers whoever asked. Invariant: every question gets exactly
+one answer, in a bounded time. For what has no upstream session of its own; in one, `probe` asks, whose answer tells of
+the session too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ from proxy.upstream.base import Exchange, Loss, UpstreamRequest
 
 if TYPE_CHECKING:
     from proxy.clock import Clock, Timer
+    from proxy.core.head import Head
+    from proxy.relay.context import Context
     from proxy.upstream.member import Member
 
 _ID = "mcp-session-proxy-pulse"
@@ -59,6 +63,65 @@ class Pulses:
             self._felt_at = {**recent, pulse.member: now}
         for answered in pulse.waiting:
             answered(is_alive)
+
+
+class Silence:
+    """How long one exchange of no session has heard nothing (semantics 16). Fulfils `wheel.Due`."""
+
+    __slots__ = ("_ctx", "_given_up", "_has_heard", "_head", "_member", "_number")
+
+    def __init__(self, ctx: Context, head: Head, given_up: Callable[[Member], None]) -> None:
+        self._ctx = ctx
+        self._head = head
+        """The client's, for the credentials."""
+        self._given_up = given_up
+        """Called where the member says nothing to two pings either."""
+        self._member: Member | None = None
+        self._number = 0
+        """Tells an answer about this wait from one about the wait before."""
+        self._has_heard = False
+        """Whether anything came since the member was last asked about."""
+
+    def begin(self, member: Member) -> None:
+        """Listen for *member*, and for nobody else."""
+        self.end()
+        self._member = member
+        self._number += 1
+        self._has_heard = False
+        self._ctx.silences.add(self)
+
+    def heard(self) -> None:
+        """Note that something came."""
+        self._has_heard = True
+
+    def end(self) -> None:
+        """Listen no longer."""
+        self._member = None
+        self._ctx.silences.discard(self)
+
+    def due(self) -> None:
+        """Ask whether the member lives, if nothing has come for long."""
+        member, ctx = self._member, self._ctx
+        if member is None:
+            return
+        if self._has_heard:
+            self._has_heard = False
+            ctx.silences.add(self)
+        else:
+            own = ctx.own_headers(ctx.forward(self._head), version=self._head.version, upstream_id=None)
+            ctx.pulses.ask(member, own, partial(self._felt, self._number))
+
+    def _felt(self, number: int, is_alive: bool) -> None:
+        member = self._member
+        if member is None or number != self._number:
+            return
+        if is_alive:
+            self._ctx.silences.add(self)
+            return
+        self.end()
+        # Counted besides the pings: with them it is out by default, and the next request goes elsewhere.
+        member.timed_out()
+        self._given_up(member)
 
 
 class _Pulse:

@@ -7,7 +7,6 @@ each ends, also at an upstream that accepts it and says nothing.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proxy.core import jsonrpc
@@ -18,6 +17,7 @@ from proxy.core.ids import RequestId
 from proxy.core.retry import safety_of
 from proxy.relay.attempt import RETRY_AFTER_SECONDS
 from proxy.relay.passthrough import Passthrough
+from proxy.relay.pulse import Silence
 from proxy.relay.repeating import Repeating, observe
 from proxy.upstream.base import Exchange, Loss
 
@@ -32,9 +32,9 @@ LISTEN = "subscriptions/listen"
 
 
 class Sessionless(Passthrough):
-    """One POST under way. Fulfils `upstream.gate.Waiter` and `wheel.Due`."""
+    """One POST under way. Fulfils `upstream.gate.Waiter`."""
 
-    __slots__ = ("_cancels", "_deadline", "_gate", "_has_spoken", "_method", "_repeating", "_room", "_tried")
+    __slots__ = ("_cancels", "_deadline", "_gate", "_method", "_repeating", "_room", "_silence", "_tried")
 
     def __init__(
         self,
@@ -62,8 +62,7 @@ class Sessionless(Passthrough):
         """Where it has room."""
         self._deadline: Timer | None = None
         """Ends the wait for the answer to a `server/discover`."""
-        self._has_spoken = False
-        """Whether the upstream has said anything since it was last asked about."""
+        self._silence = Silence(ctx, head, self._given_up)
 
     # -- where to
 
@@ -93,8 +92,7 @@ class Sessionless(Passthrough):
             self._send_now(member)
 
     def _send_now(self, member: Member) -> None:
-        self._has_spoken = False
-        self._ctx.silences.add(self)
+        self._silence.begin(member)
         self._send_in(member)
         if self._method == DISCOVER and self._exchange is not None:
             self._limit(self._exchange, (*self._tried, member))
@@ -142,7 +140,7 @@ class Sessionless(Passthrough):
 
     def _leave(self) -> None:
         """Give the room free, and be asked about no more."""
-        self._ctx.silences.discard(self)
+        self._silence.end()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -162,7 +160,7 @@ class Sessionless(Passthrough):
 
     def on_head(self, status: int, headers: Headers) -> None:
         """The answer begins."""
-        self._has_spoken = True
+        self._silence.heard()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -170,7 +168,7 @@ class Sessionless(Passthrough):
 
     def on_data(self, data: bytes) -> None:
         """A piece of it."""
-        self._has_spoken = True
+        self._silence.heard()
         super().on_data(data)
 
     @property
@@ -253,27 +251,10 @@ class Sessionless(Passthrough):
             self._tried = ()
             self.evade(asked)
 
-    def due(self) -> None:
-        """Ask whether the member lives, if nothing has come for long (semantics 16)."""
-        member, exchange = self._member, self._exchange
-        if exchange is None or member is None:
-            return
-        if self._has_spoken:
-            self._has_spoken = False
-            self._ctx.silences.add(self)
-        else:
-            own = self._ctx.own_headers(self.headers, version=self._head.version, upstream_id=None)
-            self._ctx.pulses.ask(member, own, partial(self._felt, member, exchange))
-
-    def _felt(self, member: Member, exchange: Exchange, is_alive: bool) -> None:
-        if self._exchange is not exchange:
-            return
-        if is_alive:
-            self._ctx.silences.add(self)
-        else:
+    def _given_up(self, member: Member) -> None:
+        # Its ejection may have led elsewhere already.
+        if self._member is member and self._exchange is not None:
             self._abort_upstream()
-            # Counted besides the pings: with them it is out by default, and the next request goes elsewhere.
-            member.timed_out()
             self._interrupted(member, "upstream_silent")
 
     def _limit(self, exchange: Exchange, tried: tuple[Member, ...]) -> None:

@@ -32,8 +32,6 @@ WHOLE_BYTES = 65_536
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 # What llhttp is told of a chunked answer whose head was recognised, before it gets the body's odd part.
 _CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
 _LAST_CHUNK = b"0\r\n\r\n"
 
 

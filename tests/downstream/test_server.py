@@ -502,28 +502,6 @@ async def test_a_client_that_goes_is_told_once(when: str, reset: bool) -> None:
         assert (asked.closed, asked.drained) == (1, 0)
 
 
-@pytest.mark.parametrize("how", ["start", "write", "finish"])
-async def test_a_client_that_goes_as_it_is_answered_is_no_error(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What is still on its way out then goes nowhere, and nobody is alarmed."""
-    async with House() as house, RawConnection(house.url) as client:
-        await client.request("GET")
-        asked = await house.nth(1)
-        if how != "start":
-            asked.sink.start(200, STREAM)
-            await client.read_head()
-        # In the same turn, so that the connection is lost while the answer is being written.
-        transport_of(asked.sink).abort()
-        if how == "start":
-            asked.sink.start(200, STREAM)
-        elif how == "write":
-            asked.sink.write(b"data: 1\n\n")
-        else:
-            asked.sink.finish()
-        await turns()
-
-        assert caplog.records == []
-
-
 async def test_a_client_that_goes_in_its_own_body_was_never_there() -> None:
     """A request that did not arrive whole is nobody's."""
     async with House() as house, RawConnection(house.url) as client:

@@ -515,6 +515,18 @@ def test_an_opening_whose_member_answers_pings_is_waited_for():
     assert sink.status == 200
 
 
+def test_an_opening_that_waits_for_a_server_asks_for_no_sign_of_life():
+    """Nothing is under way of which anything could be heard."""
+    front = Front(rebuild_wait_seconds=200.0, silence_seconds=30.0)
+    front.edge.reachable = False
+    sink = _opening(front)
+    front.edge.last.refuse()
+    front.clock.advance(100.0)
+
+    assert front.edge.find(rpc="ping") == []
+    assert sink.status is None
+
+
 def test_an_opening_that_is_being_answered_stays():
     """Its head is there: the answer is on its way."""
     front = _pool(eject_after_seconds=0.0)

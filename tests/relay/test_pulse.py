@@ -2,9 +2,11 @@
 
 import pytest
 
+from proxy.core.head import Head
 from proxy.core.headers import Headers
-from proxy.relay.pulse import Pulses
+from proxy.relay.pulse import Pulses, Silence
 from proxy.upstream.base import Loss
+from proxy.upstream.member import Member
 from support.fakes import Attempt, FakeClock, FakeEdge, edge_of, make_context
 
 OWN: Headers = [("Authorization", "Bearer x")]
@@ -109,3 +111,71 @@ def test_one_that_was_felt_just_now_is_not_asked() -> None:
     world.ask()
 
     assert len(world.edge.attempts) == 3, "one that was found dead is asked at once"
+
+
+# -- the silence of one exchange
+
+
+class Listening:
+    """An exchange at the first of two members, and who was given up."""
+
+    def __init__(self) -> None:
+        self.ctx = make_context(upstreams=("a", "b"), probe="none", silence_seconds=30.0, ping_timeout_seconds=10.0)
+        self.clock: FakeClock = self.ctx.clock  # type: ignore[assignment]
+        self.a, self.b = self.ctx.pool.members
+        self.given_up: list[Member] = []
+        self.silence = Silence(self.ctx, Head("POST", "/mcp", OWN), self.given_up.append)
+        self.silence.begin(self.a)
+
+    def pings(self, name: str) -> int:
+        """Count the pings that a member was sent."""
+        return sum(attempt.rpc == "ping" for attempt in edge_of(self.ctx, name).attempts)
+
+
+def test_a_silent_member_is_given_up_once() -> None:
+    """After two pings in vain; the silence itself counts against it besides them, so that it is out by default."""
+    listening = Listening()
+    listening.clock.advance(29.9)
+
+    assert listening.pings("a") == 0
+
+    listening.clock.advance(25.0)
+
+    assert listening.given_up == [listening.a]
+    assert (listening.pings("a"), listening.a.is_available) == (2, False)
+
+    listening.clock.advance(100.0)
+
+    assert listening.given_up == [listening.a]
+    assert edge_of(listening.ctx, "a").attempts[0].header("Authorization") == "Bearer x"
+
+
+def test_what_was_heard_starts_the_silence_anew() -> None:
+    """And an answered ping does."""
+    listening = Listening()
+    listening.silence.heard()
+    listening.clock.advance(55.0)
+
+    assert listening.pings("a") == 0
+
+    listening.clock.advance(10.0)
+    edge_of(listening.ctx, "a").one(rpc="ping").head(200)
+    listening.clock.advance(25.0)
+
+    assert (listening.pings("a"), listening.given_up) == (1, [])
+
+
+def test_an_answer_about_the_wait_before_says_nothing() -> None:
+    """The exchange has gone to another member, or has ended, while the ping was under way."""
+    for ends in (True, False):
+        listening = Listening()
+        listening.clock.advance(32.0)
+        if ends:
+            listening.silence.end()
+        else:
+            listening.silence.begin(listening.b)
+        edge_of(listening.ctx, "a").one(rpc="ping").refuse()
+        listening.clock.advance(1.0)
+
+        assert listening.given_up == []
+        assert len(listening.ctx.silences) == (not ends)

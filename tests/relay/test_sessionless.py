@@ -196,6 +196,17 @@ def test_a_tool_that_an_operator_vouches_for_is_called_again():
         assert sum(len(_at(front, name).attempts) for name in "ab") == times
 
 
+def test_what_nobody_waits_for_is_not_asked_of_another_member():
+    """The client went, which before 2026-07-28 is no cancel; then the connection broke."""
+    front = _pool()
+    sink = front.post(request_body("tools/list", 1))
+    sink.go_away()
+    break_off(_at(front, "a").last)
+
+    assert _at(front, "b").attempts == []
+    assert front.ctx.pool.members[0].gate.running == 0
+
+
 def test_an_answer_that_has_begun_as_a_stream_is_not_asked_for_again():
     """The client has seen a part of it."""
     front = _pool()
@@ -349,11 +360,16 @@ def test_what_is_over_is_not_asked_about():
     """Nothing of it is left."""
     front = Front(silence_seconds=30.0)
     _modern(front)
+
+    assert len(front.ctx.silences) == 1
+
     front.edge.last.json()
+
+    assert len(front.ctx.silences) == 0
+
     front.clock.advance(60.0)
 
     assert front.edge.open == []
-    assert len(front.ctx.silences) == 0
 
 
 @pytest.mark.parametrize(("method", "is_asked_elsewhere"), [("tools/list", True), ("tools/call", False)])

@@ -266,6 +266,16 @@ def test_the_oldest_of_too_many_is_forgotten():
     assert next(iter(scene.relay.session.tasks)) == "t3"
 
 
+def test_a_task_that_is_begun_under_a_lost_name_is_the_latest():
+    """It is the last to be forgotten, not the first."""
+    scene = Scene()
+    for number in (*range(tasks.MOST), 0, tasks.MOST):
+        tasks.begun(scene.relay, result_body(1, {"task": {"taskId": f"t{number}"}}), Generation(1))
+
+    assert "t0" in scene.relay.session.tasks
+    assert "t1" not in scene.relay.session.tasks
+
+
 def test_only_requests_about_tasks_are_looked_at():
     """A tool's argument may have such a name too."""
     scene = Scene()
