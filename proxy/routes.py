@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from proxy.core.session import CloseReason
     from proxy.registry import Reachable, Registry
 
-Place = tuple[str, str]
+Location = tuple[str, str]
 """A host, or the empty one for any, and a path."""
-MAX_FORMER_PLACES = 16
-"""Earlier places of a route whose sessions are still answered there: two spellings for each of the last changes."""
+MAX_FORMER_LOCATIONS = 16
+"""Earlier locations of a route whose sessions are still answered there: two spellings for each of the last changes."""
 
 
-class Entrance:
-    """What a place leads to."""
+class Endpoint:
+    """What a location leads to."""
 
     __slots__ = ("_others", "host", "is_open", "registry")
 
@@ -34,7 +34,7 @@ class Entrance:
         self.is_open = is_open
         """Whether anything new is taken here at all."""
         self._others = others
-        """Routes that were here before, or are still for other hosts: their live sessions come here."""
+        """Routes that were here before: their live sessions still come here."""
 
     def find(self, session_id: str) -> Reachable | None:
         """Return who answers for the session a client names."""
@@ -59,23 +59,23 @@ class Served:
         """Whether it has left the table: it serves the sessions it has, and takes no others."""
         self.retirements = 0
         """How often it has: tells a retirement from the one before."""
-        self._former: tuple[Place, ...] = ()
+        self._former: tuple[Location, ...] = ()
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def locations(self) -> tuple[Location, ...]:
         """Where it is."""
         return tuple((self.config.host, path) for path in sorted(paths_of(self.config.path)))
 
     @property
-    def former_places(self) -> tuple[Place, ...]:
+    def former_locations(self) -> tuple[Location, ...]:
         """Where it was while sessions of it were opened that still live, the latest first."""
         if not len(self.registry):
             self._former = ()
         return self._former
 
     def change(self, config: Route) -> None:
-        """Be another place, or choose otherwise."""
-        before = self.places
+        """Be found elsewhere, or choose otherwise."""
+        before = self.locations
         self.config = config
         self.leave(before)
         self.registry.ctx.pool.set_policy(config.policy)
@@ -88,10 +88,10 @@ class Served:
         for relay in self.registry.relays:
             relay.session.route = name
 
-    def leave(self, places: Iterable[Place]) -> None:
-        """Take nothing new at *places* from now on; the sessions there are still come there."""
-        former = dict.fromkeys((*places, *self.former_places))
-        self._former = tuple(place for place in former if place not in self.places)[:MAX_FORMER_PLACES]
+    def leave(self, locations: Iterable[Location]) -> None:
+        """Take nothing new at *locations* from now on; its sessions may still come there."""
+        former = dict.fromkeys((*locations, *self.former_locations))
+        self._former = tuple(location for location in former if location not in self.locations)[:MAX_FORMER_LOCATIONS]
 
 
 def paths_of(path: str) -> frozenset[str]:
@@ -109,13 +109,13 @@ class RouteTable:
         """In the order of the configuration, retiring ones included."""
         self.version = 0
         """Rises with every change: what was found out under another one does not hold any more."""
-        self._entrances: dict[Place, Entrance] = {}
+        self._endpoints: dict[Location, Endpoint] = {}
         for config in configs:
             self.add(config)
 
-    def find(self, path: str, host: str) -> Entrance | None:
+    def find(self, path: str, host: str) -> Endpoint | None:
         """Return what a path and a `Host` name without port, in lower case, lead to."""
-        return self._entrances.get((host, path)) or self._entrances.get(("", path))
+        return self._endpoints.get((host, path)) or self._endpoints.get(("", path))
 
     @property
     def known_paths(self) -> str:
@@ -166,19 +166,22 @@ class RouteTable:
         host = newcomer.config.host
         for other in self.routes:
             if host and other is not newcomer and not other.config.host:
-                other.leave((host, path) for _, path in other.places if (host, path) in newcomer.places)
+                other.leave((host, path) for _, path in other.locations if (host, path) in newcomer.locations)
 
     def _index(self) -> None:
         self.version += 1
-        open_at: dict[Place, Served] = {}
-        known_at: dict[Place, list[Served]] = {}
+        open_at: dict[Location, Served] = {}
+        known_at: dict[Location, list[Served]] = {}
         for served in self.routes:
-            for place in (*served.places, *served.former_places):
-                known_at.setdefault(place, []).append(served)
+            for location in (*served.locations, *served.former_locations):
+                known_at.setdefault(location, []).append(served)
             if not served.is_retiring:
-                open_at.update(dict.fromkeys(served.places, served))
-        self._entrances = {}
-        for place, known in known_at.items():
-            first = open_at.get(place, known[-1])
+                open_at.update(dict.fromkeys(served.locations, served))
+        self._endpoints = {}
+        for location, known in known_at.items():
+            host, path = location
+            # A host that has no route of its own any more is one of any.
+            taking = open_at.get(location) or open_at.get(("", path))
+            first = taking or known[-1]
             others = tuple(other.registry for other in known if other is not first)
-            self._entrances[place] = Entrance(first.registry, place[0], others, is_open=place in open_at)
+            self._endpoints[location] = Endpoint(first.registry, host, others, is_open=taking is not None)

@@ -11,7 +11,7 @@ from proxy.core.head import Head
 from proxy.core.session import CloseReason
 from proxy.downstream.listener import Listener
 from proxy.registry import Registry
-from proxy.routes import MAX_FORMER_PLACES, RouteTable, Served, paths_of
+from proxy.routes import MAX_FORMER_LOCATIONS, RouteTable, Served, paths_of
 from support.fakes import (
     ACCEPT_BOTH,
     JSON_TYPE,
@@ -117,7 +117,7 @@ def test_a_route_that_names_the_host_comes_before_one_that_takes_any():
         registries = {served.registry: served.config.name for served in table.routes}
         found = [table.find("/files/mcp", host) for host in ("files.localhost", "localhost", "")]
 
-        assert [registries[entrance.registry] for entrance in found if entrance] == ["hosted", "files", "files"]
+        assert [registries[endpoint.registry] for endpoint in found if endpoint] == ["hosted", "files", "files"]
 
 
 def test_a_route_with_a_host_is_nobody_elses():
@@ -264,14 +264,14 @@ def test_earlier_places_are_bounded():
     """A route that is changed again and again keeps the latest; and one it comes back to is no earlier one."""
     routes = Routes(GITHUB)
     session_id = routes.opened("github")
-    paths = ["/github/mcp", *(f"/p{number}" for number in range(MAX_FORMER_PLACES)), "/github/mcp"]
+    paths = ["/github/mcp", *(f"/p{number}" for number in range(MAX_FORMER_LOCATIONS)), "/github/mcp"]
     for path in paths:
         routes.table.change(routes.served("github"), replace(GITHUB, path=path))
     answers = {path: routes.post(path, request_body("ping", path), session_id).status is None for path in paths}
 
     assert [path for path, is_answered in answers.items() if is_answered] == [
         "/github/mcp",
-        *paths[-1 - MAX_FORMER_PLACES // 2 : -1],
+        *paths[-1 - MAX_FORMER_LOCATIONS // 2 : -1],
     ]
     assert routes.leads_to("/github/mcp") is routes.served("github")
 
@@ -289,6 +289,26 @@ def test_two_routes_that_change_places_answer_their_sessions_at_both():
             assert routes.edge(name).last.message["id"] == f"{number}{path}"
     assert routes.leads_to("/github/mcp") is routes.served("files")
     assert routes.leads_to("/files/mcp") is routes.served("github")
+
+
+@pytest.mark.parametrize("how", ["changed", "retired"])
+def test_a_host_whose_route_goes_is_one_of_any(how: str):
+    """The route that takes any host takes what is new there; the sessions of the one that goes stay its."""
+    routes = Routes(FILES, HOSTED)
+    session_id = routes.opened("hosted", host="files.localhost")
+    if how == "changed":
+        routes.table.change(routes.served("hosted"), replace(HOSTED, host="other.localhost"))
+    else:
+        routes.table.retire(routes.served("hosted"))
+    sink = routes.post("/files/mcp", request_body("ping", 1), session_id, host="files.localhost")
+
+    assert sink.status is None
+    assert routes.edge("hosted").last.message["id"] == 1
+    assert routes.leads_to("/files/mcp", "files.localhost") is routes.served("files")
+
+    routes.post("/files/mcp", initialize_body(), host="files.localhost")
+
+    assert routes.edge("files").last.rpc == "initialize"
 
 
 def test_a_host_that_gets_a_route_of_its_own_keeps_the_sessions_it_had():

@@ -18,7 +18,7 @@ from proxy.observe.hooks import Observer
 from proxy.relay import replies
 from proxy.relay.opening import Opening
 from proxy.relay.sessionless import Sessionless
-from proxy.routes import Entrance, RouteTable
+from proxy.routes import Endpoint, RouteTable
 
 # A member of an enum costs ten times a global to get at.
 _REQUEST = Kind.REQUEST
@@ -50,21 +50,21 @@ class Listener:
             reason, names = cast("_Fault", verdict)
             self._reject(sink, reason, None, **names)
             return
-        entrance: Entrance = findings.route
+        endpoint: Endpoint = findings.route
         if head.method == "POST":
             envelope = jsonrpc.classify(request.body)
             session_id = head.session_id
             if session_id is not None and envelope.method != "initialize" and not head.is_modern:
                 # Nearly every request.
-                found = entrance.registry.find(session_id)
+                found = endpoint.registry.find(session_id)
                 if found is not None:
                     found.post(envelope, request, sink)
                     return
-            self._post(entrance, envelope, request, sink)
+            self._post(endpoint, envelope, request, sink)
         elif head.method == "GET":
-            self._get(entrance, request, sink)
+            self._get(endpoint, request, sink)
         elif head.method == "DELETE":
-            self._delete(entrance, request, sink)
+            self._delete(endpoint, request, sink)
         else:
             self._reject(sink, "method")
 
@@ -74,10 +74,10 @@ class Listener:
         config = self._config
         host = h.get(headers, "Host")
         path = _path_of(head.path)
-        entrance = head.findings.route = self._routes.find(path, h.host_name(host))
-        if entrance is None:
+        endpoint = head.findings.route = self._routes.find(path, h.host_name(host))
+        if endpoint is None:
             return "no_such_path", {"path": self._routes.known_paths}
-        own = entrance.host
+        own = endpoint.host
         allowed = (*config.allowed_hosts, own) if own else config.allowed_hosts
         if not h.host_allowed(host, self._host, allowed):
             return "bad_host", {"header": "Host"}
@@ -90,30 +90,30 @@ class Listener:
 
     # -- POST
 
-    def _post(self, entrance: Entrance, envelope: Envelope, request: Request, sink: Sink) -> None:
+    def _post(self, endpoint: Endpoint, envelope: Envelope, request: Request, sink: Sink) -> None:
         head = request.head
         if head.is_modern:
-            self._pass_through(entrance, envelope, request, sink, is_modern=True)
+            self._pass_through(endpoint, envelope, request, sink, is_modern=True)
             return
         if envelope.method == "initialize" and envelope.kind is _REQUEST and envelope.id is not None:
-            self._open(entrance, envelope.id, request, sink)
+            self._open(endpoint, envelope.id, request, sink)
             return
         session_id = head.session_id
-        found = entrance.find(session_id) if session_id is not None else None
+        found = endpoint.find(session_id) if session_id is not None else None
         if found is not None:
             found.post(envelope, request, sink)
         elif is_modern(jsonrpc.meta_protocol_version(request.body)):
-            self._pass_through(entrance, envelope, request, sink, is_modern=True)
+            self._pass_through(endpoint, envelope, request, sink, is_modern=True)
         elif session_id is not None:
             self._reject(sink, "unknown_session", envelope.id if envelope.kind is _REQUEST else None)
         else:
-            self._pass_through(entrance, envelope, request, sink, is_modern=False)
+            self._pass_through(endpoint, envelope, request, sink, is_modern=False)
 
-    def _open(self, entrance: Entrance, request_id: RequestId, request: Request, sink: Sink) -> None:
-        registry = entrance.registry
+    def _open(self, endpoint: Endpoint, request_id: RequestId, request: Request, sink: Sink) -> None:
+        registry = endpoint.registry
         if registry.is_draining:
             self._reject(sink, "draining", request_id)
-        elif not entrance.is_open:
+        elif not endpoint.is_open:
             self._reject(sink, "no_such_path", request_id, path=self._routes.known_paths)
         elif registry.is_full:
             self._reject(sink, "too_many_sessions", request_id, limit=registry.ctx.session.max_sessions)
@@ -121,9 +121,9 @@ class Listener:
             Opening(registry.ctx, request_id, request.head, request.body, sink, registry.open).begin()
 
     def _pass_through(
-        self, entrance: Entrance, envelope: Envelope, request: Request, sink: Sink, *, is_modern: bool
+        self, endpoint: Endpoint, envelope: Envelope, request: Request, sink: Sink, *, is_modern: bool
     ) -> None:
-        if not entrance.is_open:
+        if not endpoint.is_open:
             self._reject(sink, "no_such_path", envelope.id, path=self._routes.known_paths)
             return
         ids: tuple[RequestId, ...] = ()
@@ -133,13 +133,13 @@ class Listener:
             members = [member for member, _ in jsonrpc.split_batch(request.body)]
             ids = tuple(member.id for member in members if member.kind is _REQUEST and member.id is not None)
         exchange = Sessionless(
-            entrance.registry.ctx, ids, request.head, request.body, sink, method=envelope.method, is_modern=is_modern
+            endpoint.registry.ctx, ids, request.head, request.body, sink, method=envelope.method, is_modern=is_modern
         )
         exchange.begin()
 
     # -- GET and DELETE
 
-    def _get(self, entrance: Entrance, request: Request, sink: Sink) -> None:
+    def _get(self, endpoint: Endpoint, request: Request, sink: Sink) -> None:
         head = request.head
         version, session_id = head.version, head.session_id
         if head.is_modern:
@@ -152,22 +152,22 @@ class Listener:
         elif not head.accepts_sse:
             self._reject(sink, "not_acceptable")
         else:
-            found = entrance.find(session_id)
+            found = endpoint.find(session_id)
             if found is None:
                 self._reject(sink, "unknown_session")
-            elif entrance.registry.is_draining:
+            elif endpoint.registry.is_draining:
                 self._reject(sink, "draining")
             else:
                 found.listen(request, sink)
 
-    def _delete(self, entrance: Entrance, request: Request, sink: Sink) -> None:
+    def _delete(self, endpoint: Endpoint, request: Request, sink: Sink) -> None:
         session_id = request.head.session_id
         if request.head.is_modern:
             self._reject(sink, "method")
         elif session_id is None:
             self._reject(sink, "missing_session")
         else:
-            found = entrance.find(session_id)
+            found = endpoint.find(session_id)
             if found is None:
                 self._reject(sink, "unknown_session")
             else:

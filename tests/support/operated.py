@@ -49,10 +49,10 @@ url = "http://c.test/mcp"
 
 def leads_to(routes: RouteTable, path: str, host: str = "") -> Served | None:
     """Return the route that takes what is new at a place."""
-    entrance = routes.find(path, host)
-    if entrance is None or not entrance.is_open:
+    endpoint = routes.find(path, host)
+    if endpoint is None or not endpoint.is_open:
         return None
-    return next(served for served in routes.routes if served.registry is entrance.registry)
+    return next(served for served in routes.routes if served.registry is endpoint.registry)
 
 
 class Operated:
