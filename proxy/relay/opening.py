@@ -167,7 +167,7 @@ class Opening:
             else:
                 member.failed()
                 # That may have ejected it, and led elsewhere already.
-                if self._member is not member or (self._sink is not None and self._try_another(member)):
+                if self._member is not member or self._try_another(member):
                     return
         self._status = status
         self._silence.heard()
@@ -269,7 +269,7 @@ class Opening:
         if is_broken and (member is None or self._status):
             self._fail("connection_broken")
             return
-        if member is None or self._sink is None:
+        if member is None:
             self._over()
             return
         if is_broken:
@@ -325,7 +325,8 @@ class Opening:
 
     def _try_another(self, member: Member) -> bool:
         exchange = self._exchange
-        if exchange is None:
+        if exchange is None or self._sink is None:
+            # Nothing is under way, or nobody would use what another one made.
             return False
         self._tried = (*self._tried, member)
         other = self._ctx.pool.place(self._key, self._tried)
