@@ -101,7 +101,7 @@ class Upstream:
     rebuild_wait_seconds: float = seconds(10.0, zero=True)
     """Wait inside a request for a server that refuses to connect, seconds, from 0. 10: a usual restart."""
     discover_wait_seconds: float = seconds(5.0, zero=True)
-    """The same for `server/discover`, seconds, from 0. 5: a client gives up its modern try after 10."""
+    """The same for `server/discover`, and its wait for an answer, seconds, from 0. 5: a client gives up after 10."""
     silence_seconds: float = seconds(30.0)
     """Silence on an exchange before a `ping` asks, seconds, above 0. 30: twice the usual heartbeat."""
     ping_timeout_seconds: float = seconds(10.0)
