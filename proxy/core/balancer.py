@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 
+@mypyc_attr(native_class=False)
 class Candidate(msgspec.Struct, gc=False):
     """One that may be chosen."""
 

@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from proxy.core.ids import Epoch, EventId, Offset, StreamId
 
@@ -24,6 +25,7 @@ MAX_UPSTREAM_CURSOR_BYTES = 4_096
 _UPSTREAM_CURSOR = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
 
+@mypyc_attr(native_class=False)
 class Cursor(msgspec.Struct, frozen=True):
     """The last entry a client has seen of one stream."""
 

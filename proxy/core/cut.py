@@ -13,7 +13,7 @@ from typing import Final
 from proxy.core import sse
 from proxy.core.sse import Decoder, Frame
 
-CUT_BYTES: Final = 262_144
+CUT_BYTES = 262_144
 """Larger frames are offered (semantics 28)."""
 SHOWN_BYTES: Final = 4096
 """How much of the block an offer shows."""
@@ -44,9 +44,9 @@ class CuttingDecoder(Decoder):
 
     __slots__ = ("_cut_bytes", "_data_start", "_is_cut", "_is_passing")
 
-    def __init__(self, max_frame_bytes: int, cut_bytes: int = CUT_BYTES) -> None:
+    def __init__(self, max_frame_bytes: int, cut_bytes: int | None = None) -> None:
         Decoder.__init__(self, max_frame_bytes)
-        self._cut_bytes = min(cut_bytes, max_frame_bytes)
+        self._cut_bytes = min(CUT_BYTES if cut_bytes is None else cut_bytes, max_frame_bytes)
         self._mark = self._cut_bytes
         self._data_start = 0
         """Where the data begins in the block under way, if that is offered."""

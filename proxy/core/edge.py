@@ -7,12 +7,14 @@ server may be aiohttp or a protocol of our own and nothing behind it notices (se
 from typing import Protocol
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from proxy.core.head import Head
 from proxy.core.headers import Headers
 from proxy.core.ids import SessionId
 
 
+@mypyc_attr(native_class=False)
 class Request(msgspec.Struct, gc=False):
     """One HTTP request, read whole."""
 

@@ -9,6 +9,7 @@ nothing else.
 from typing import Any
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from proxy.core.ids import RequestId
 from proxy.core.jsonrpc import error_body
@@ -25,6 +26,7 @@ SESSION_NOT_FOUND = -32001
 """What the official servers answer an unknown session with."""
 
 
+@mypyc_attr(native_class=False)
 class Fault(msgspec.Struct, frozen=True):
     """One row: `data.reason` is its name."""
 

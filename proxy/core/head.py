@@ -49,40 +49,39 @@ class Head:
         "version",
     )
 
-    def __init__(self, method: str, path: str, headers: Headers) -> None:
+    def __init__(self, method: str, path: str, headers: Headers, like: "Head | None" = None) -> None:
         self.method = method
         self.path = path
         """The request target, query and all."""
         self._headers = headers
-        self._is_own = True
+        self._is_own = like is None
         """Whether the headers are this head's, session id and all."""
+        self.session_id: str | None = None
+        self.last_event_id: str | None = None
+        """The cursor of a client that comes back."""
+        self.bound_block: Block | None = None
+        """What `bound` gave last."""
+        self.bound_to: UpstreamSessionId | None = None
+        if like is not None:
+            self.version: str | None = like.version
+            self.is_modern: bool = like.is_modern
+            self.request_id: str | None = like.request_id
+            """The client's own correlation id."""
+            self.findings: Findings = like.findings
+            return
         self.session_id = h.get(headers, h.SESSION_ID)
         self.version = h.get(headers, h.PROTOCOL_VERSION)
         self.is_modern = is_modern(self.version)
         self.request_id = h.get(headers, h.REQUEST_ID)
-        """The client's own correlation id."""
-        self.last_event_id = h.get(headers, h.LAST_EVENT_ID) if method == "GET" else None
-        """The cursor of a client that comes back."""
+        if method == "GET":
+            self.last_event_id = h.get(headers, h.LAST_EVENT_ID)
         self.findings = Findings()
-        self.bound_block: Block | None = None
-        """What `bound` gave last."""
-        self.bound_to: UpstreamSessionId | None = None
 
     def of(self, session_id: str | None, last_event_id: str | None = None) -> "Head":
         """Return the same head with another session id and cursor in the place of its own, where it has them."""
-        other = Head.__new__(Head)
-        other.method = self.method
-        other.path = self.path
-        other._headers = self._headers  # noqa: SLF001 - of its own class
-        other._is_own = False  # noqa: SLF001
+        other = Head(self.method, self.path, self._headers, self)
         other.session_id = session_id
         other.last_event_id = last_event_id
-        other.version = self.version
-        other.is_modern = self.is_modern
-        other.request_id = self.request_id
-        other.findings = self.findings
-        other.bound_block = None
-        other.bound_to = None
         return other
 
     @property

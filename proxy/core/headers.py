@@ -13,6 +13,8 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+from mypy_extensions import mypyc_attr
+
 Headers: TypeAlias = list[tuple[str, str]]
 
 
@@ -26,6 +28,7 @@ class Body(Enum):
     """Server-sent events in a content coding."""
 
 
+@mypyc_attr(native_class=False)
 class Block(list[tuple[str, str]]):
     """Headers that many messages share: made once, never changed, with room for what is worked out of them.
 

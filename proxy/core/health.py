@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 
 class HealthState(Enum):
@@ -60,6 +61,7 @@ class Count(Enum):
     """Sessions that try it; one is enough."""
 
 
+@mypyc_attr(native_class=False)
 class Row(msgspec.Struct, frozen=True):
     """One transition."""
 
@@ -118,6 +120,7 @@ REASONS: Mapping[Signal, str] = {
 """Why one is not well, by the last signal that said so."""
 
 
+@mypyc_attr(native_class=False)
 class Limits(msgspec.Struct, frozen=True):
     """How much is enough."""
 

@@ -5,10 +5,12 @@ at most one session per upstream id, the one that was bound to it last, and neve
 """
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from proxy.core.ids import Generation, SessionId, UpstreamSessionId
 
 
+@mypyc_attr(native_class=False)
 class Bound(msgspec.Struct, frozen=True, gc=False):
     """Where a session is bound."""
 

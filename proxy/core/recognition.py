@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from proxy.core.ids import RequestId
 from proxy.core.jsonrpc import Envelope, Kind
@@ -43,6 +44,7 @@ _ROUTING: Final = frozenset({_ID, _METHOD, _RESULT, _ERROR})
 _decode_id: Final = msgspec.json.Decoder(int | float | str).decode
 
 
+@mypyc_attr(native_class=False)
 class ResponseBeginning(msgspec.Struct, frozen=True, gc=False):
     """What the beginning of a message tells: its result or error is an object that goes on beyond what was shown."""
 

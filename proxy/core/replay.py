@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from proxy.core import sse
 from proxy.core.ids import Offset, RequestId, StreamId
@@ -23,6 +24,7 @@ class StreamState(Enum):
     EVICTED = "evicted"
 
 
+@mypyc_attr(native_class=False)
 class Entry(msgspec.Struct, gc=False):
     """One record of the log: the very bytes that go to the client, first time and every time."""
 
@@ -51,6 +53,7 @@ class Entry(msgspec.Struct, gc=False):
         return frame
 
 
+@mypyc_attr(native_class=False)
 class Tombstone(msgspec.Struct, gc=False):
     """What outlives an evicted call stream."""
 

@@ -9,8 +9,10 @@ import re
 from typing import Final
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 
+@mypyc_attr(native_class=False)
 class Revision(msgspec.Struct, frozen=True):
     """What one revision of the protocol knows of sessions and streams."""
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from proxy.core.asked import ServerRequests
 from proxy.core.ids import Generation, RequestId, SessionId, UpstreamSessionId
@@ -120,6 +121,7 @@ class Command(Enum):
     END_UPSTREAM = "tell the upstream with DELETE"
 
 
+@mypyc_attr(native_class=False)
 class Row(msgspec.Struct, frozen=True):
     """One transition: the state after it and the commands that belong to it."""
 
@@ -204,6 +206,7 @@ class Binding:
         return row.commands
 
 
+@mypyc_attr(native_class=False)
 class Handshake(msgspec.Struct, gc=False):
     """What the client offered and was promised; replayed on every rebuild."""
 

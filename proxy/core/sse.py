@@ -9,6 +9,7 @@ import re
 from typing import Final, NoReturn
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 HEARTBEAT: Final = b": keep-alive\n"
 """A comment line, legal wherever a line may begin. No blank line: older clients take one for an event."""
@@ -45,6 +46,7 @@ class FrameTooLarge(ValueError):  # noqa: N818
     """One frame exceeds the limit; the decoder takes nothing more."""
 
 
+@mypyc_attr(native_class=False)
 class Frame(msgspec.Struct, gc=False):
     """One block of the stream as it was on the wire."""
 
@@ -317,7 +319,7 @@ def _parse(block: bytes) -> Frame | None:
         if colon < 0:
             colon = line_end
         name = block[start:colon]
-        first = colon + 1
+        first = min(colon + 1, line_end)  # without a colon the value is empty
         if first < line_end and block[first] == _SPACE:
             first += 1
         if name == b"data":
@@ -342,8 +344,7 @@ def _parse(block: bytes) -> Frame | None:
 def encode(event_id: str | bytes, event: bytes, data: bytes) -> bytes:
     """Write one frame.
 
-    A reader gets `data` back byte for byte where its line ends are LF; CR and CRLF are line ends of the
-    format itself and come back as LF.
+    A reader gets `data` back byte for byte, but CR and CRLF as LF: they are line ends of the format itself.
     """
     if isinstance(event_id, str):
         event_id = event_id.encode()

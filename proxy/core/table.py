@@ -10,8 +10,10 @@ from enum import Enum
 from typing import TypeAlias
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 
+@mypyc_attr(native_class=False)
 class Place(msgspec.Struct, frozen=True):
     """One upstream of a route."""
 
@@ -21,6 +23,7 @@ class Place(msgspec.Struct, frozen=True):
     """What can change while it runs."""
 
 
+@mypyc_attr(native_class=False)
 class Pattern(msgspec.Struct, frozen=True):
     """One route."""
 
@@ -53,6 +56,7 @@ class Change(Enum):
     REMOVED = "removed"
 
 
+@mypyc_attr(native_class=False)
 class Step(msgspec.Struct, frozen=True):
     """One step."""
 

@@ -60,8 +60,11 @@ class Server(Protocol):
         """Report a defect of our own."""
 
 
-class Connection(asyncio.Protocol):
-    """One connection. Fulfils `wheel.Due`."""
+class Connection:
+    """One connection. Fulfils `wheel.Due`, and `asyncio.Protocol` without deriving from it.
+
+    A compiled class derives from compiled ones alone.
+    """
 
     __slots__ = (
         "_body",
@@ -158,7 +161,8 @@ class Connection(asyncio.Protocol):
         if data.startswith(known.until):
             at = len(known.until)
             end = data.find(b"\r\n", at, at + 12)
-            digits = data[at:end]
+            # Not found, it would be an end before the beginning, which compiled code refuses to cut out.
+            digits = data[at:end] if end >= 0 else b""
             if digits.isdigit() and digits[0] != 0x30 and data.startswith(known.behind, end):
                 self._begin(known.head, data, end + len(known.behind), int(digits))
                 return True

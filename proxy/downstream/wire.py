@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from typing import cast
 
 from proxy.clock import Clock
 from proxy.config import Listen
@@ -54,7 +55,9 @@ class WireServer(Leaving):
             # Accepted sockets have the options of the one that listens: a call per process, not per connection.
             watch_peer(sock, self._peer_timeout)
         self._clock.call_later(IDLE_SECONDS / ERAS, self._turn)
-        self._server = await self._loop.create_server(lambda: Connection(self), sock=sock, backlog=self._config.backlog)
+        self._server = await self._loop.create_server(
+            lambda: cast("asyncio.Protocol", Connection(self)), sock=sock, backlog=self._config.backlog
+        )
 
     def part(self) -> None:
         """As `Leaving`, whichever of the two serves a connection."""

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from proxy.core.ids import Generation
 from proxy.core.session import Binding, BindingState, SessionState
@@ -46,6 +47,7 @@ class MoveOutcome(Enum):
     """The new upstream does not host this session, which stays where it is."""
 
 
+@mypyc_attr(native_class=False)
 class MoveResult(msgspec.Struct, frozen=True):
     """The report of a move."""
 

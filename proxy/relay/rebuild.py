@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from proxy.core import headers as h
 from proxy.core import jsonrpc, sse
@@ -32,6 +33,7 @@ ANSWER_BYTES = 1_048_576
 """A plain answer to a step that is longer is no answer: a handshake's is a few hundred bytes."""
 
 
+@mypyc_attr(native_class=False)
 class Refusal(msgspec.Struct):
     """Why no upstream session can be had."""
 
@@ -65,6 +67,7 @@ class Owner(Protocol):
         """Say what follows an attempt that found nobody, or, *is_hung*, somebody who says nothing."""
 
 
+@mypyc_attr(native_class=False)
 class _Step(msgspec.Struct):
     body: bytes
     request_id: RequestId | None

@@ -93,7 +93,8 @@ class KnownHeads:
                 return last, b"", self._size, 0
             at = len(self._until)
             stop = data.find(b"\r\n", at, at + _MAX_DIGITS + 2)
-            digits = data[at:stop]
+            # Not found, it would be an end before the beginning, which compiled code refuses to cut out.
+            digits = data[at:stop] if stop >= 0 else b""
             if digits.isdigit() and data.startswith(self._behind, stop):
                 return last, b"", stop + len(self._behind), int(digits)
         end = data.find(b"\r\n\r\n") + 4

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from proxy.core.headers import REQUEST_ID, Headers
 
@@ -25,6 +26,7 @@ class Loss(Enum):
     """The connection broke; bytes of the request may have been read."""
 
 
+@mypyc_attr(native_class=False)
 class UpstreamRequest(msgspec.Struct, gc=False):
     """One request to the upstream."""
 

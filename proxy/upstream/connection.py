@@ -55,8 +55,11 @@ class _StatusError(Exception):
     """The status is none: below 100, or an announcement that llhttp does not know and reads a body behind."""
 
 
-class Connection(asyncio.Protocol):
-    """One connection: one answer at a time, told to the exchange that owns it."""
+class Connection:
+    """One connection: one answer at a time, told to the exchange that owns it.
+
+    Fulfils `asyncio.Protocol` without deriving from it: a compiled class derives from compiled ones alone.
+    """
 
     __slots__ = (
         "_bodiless_size", "_exchange", "_has_head", "_has_length", "_has_parsed", "_headers", "_is_chunked",
@@ -285,6 +288,12 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The peer will send no more; half-open connections are of no use."""
         return False
+
+    def pause_writing(self) -> None:
+        """A request's body waits for the upstream to read; there is no more of it to hold back."""
+
+    def resume_writing(self) -> None:
+        """It was read."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""

@@ -11,6 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 from urllib.parse import urlsplit
 
 from proxy.clock import SystemClock
@@ -119,9 +120,10 @@ class WireEdge:
     async def _connect(self) -> Connection:
         deadline = _Deadline()
         self._connecting.add(deadline)
+        connection = Connection(self)
         try:
-            _, connection = await self._loop.create_connection(
-                lambda: Connection(self), self._host, self._port, ssl=self._ssl
+            await self._loop.create_connection(
+                lambda: cast("asyncio.Protocol", connection), self._host, self._port, ssl=self._ssl
             )
         except asyncio.CancelledError:
             if not deadline.is_over:
