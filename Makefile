@@ -19,12 +19,18 @@ RUNTIME := $(VENV)/runtime-$(KEY)
 DEV := $(VENV)/dev-$(KEY)
 BENCH := $(VENV)/bench-$(KEY)
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Not in an environment of its own: what a wheel needs to be compiled is large, and no use here.
+EDITABLE := $(PIP) --no-build-isolation --editable
 PART := bash .ci/part
+COMPILER = command -v cc >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+  && apt-get update -qq && apt-get install --yes -qq --no-install-recommends gcc libc6-dev python3-dev >/dev/null; } || true
+COMPILED = $(MAKE) --no-print-directory native || { $(PY) native.py --remove; \
+  echo 'not compiled: it runs from its sources, and a call takes about twice the processor'; }
 SDK_READY = [ -e $(SDK) ] || echo 'making the environment of the official SDK'; \
   $(PYTHON) tests/support/envs.py python-2 >/dev/null
 
 .DELETE_ON_ERROR:
-.PHONY: help install run demo test test-quick test-long lint bench bench-failover profile docs lock clean \
+.PHONY: help install native run demo test test-quick test-long lint bench bench-failover profile docs lock clean \
   envs envs-python envs-node
 
 help:  ## list the targets
@@ -32,13 +38,20 @@ help:  ## list the targets
 
 install: $(DEV)  ## the product and its development dependencies, in .venv
 
+native: $(RUNTIME)  ## compile what a call passes through, in place; a minute, then only what changed
+	@$(COMPILER)
+	@$(PY) native.py
+
+# What cannot be compiled runs from its sources.
 run: $(RUNTIME)  ## the proxy before UPSTREAM=url, else before the example server; LISTEN=host:port
+	@$(COMPILED)
 ifeq ($(UPSTREAM),)
 	@$(SDK_READY)
 endif
 	@exec $(PY) examples/run.py --server-python $(SDK) --upstream '$(UPSTREAM)' --listen '$(LISTEN)'
 
 demo: $(RUNTIME)  ## one client's session outlives its connection and three servers
+	@$(COMPILED)
 	@$(SDK_READY)
 	@exec $(SDK) examples/demo.py --python $(PY)
 
@@ -46,12 +59,15 @@ demo: $(RUNTIME)  ## one client's session outlives its connection and three serv
 test:  ## every check there is, from a fresh checkout
 	@$(PART) installation 600 $(MAKE) --no-print-directory -j4 install envs
 	@$(MAKE) --no-print-directory lint
+	@$(PART) sources 480 $(MAKE) --no-print-directory test-quick
+	@$(PART) compilation 300 $(MAKE) --no-print-directory native
 	@$(PART) pytest 900 $(PY) -m pytest -m ''
 
-test-quick: $(DEV)  ## the tests that need no server and no SDK
+test-quick: $(DEV)  ## the tests that need no server and no SDK, on the sources
+	@$(PY) native.py --remove
 	@$(PY) -m pytest -q -m 'not e2e and not long'
 
-test-long: $(DEV) envs  ## fuzz, storms and abuse alone
+test-long: $(DEV) envs native  ## fuzz, storms and abuse alone
 	@$(PART) long 600 $(PY) -m pytest -m long
 
 lint: $(DEV)  ## style, format, strict types, import contracts, docstrings of tests
@@ -61,13 +77,13 @@ lint: $(DEV)  ## style, format, strict types, import contracts, docstrings of te
 	@$(PART) import-contracts 30 $(VENV)/bin/lint-imports
 	@$(PART) docstrings 30 $(PY) -m interrogate --quiet tests
 
-bench: $(BENCH)  ## the proxy, nginx, haproxy and Envoy in turn, one table; BENCH_OPTIONS='--only json storm'
+bench: $(BENCH) native  ## the proxy, nginx, haproxy and Envoy in turn, one table; BENCH_OPTIONS='--only json storm'
 	@$(PY) tests/bench/run.py $(BENCH_OPTIONS)
 
-bench-failover: $(DEV)  ## an upstream of 1,000 sessions killed, and swapped; BENCH_OPTIONS='--only swap --rounds 1'
+bench-failover: $(DEV) native  ## an upstream of 1,000 sessions killed, and swapped; BENCH_OPTIONS='--only swap --rounds 1'
 	@$(PY) tests/bench/failover.py $(BENCH_OPTIONS)
 
-profile: $(DEV)  ## where the proxy's CPU goes; WORKLOAD=json|sse|churn|big_json|big_event SECONDS=5 RATE=400 TOP=15
+profile: $(DEV)  ## where the CPU of the sources goes; WORKLOAD=json|sse|churn|big_json|big_event SECONDS=5 RATE=400 TOP=15
 	@$(PY) tests/bench/hotspots.py --workload $(WORKLOAD) --seconds $(SECONDS) --rate $(RATE) --top $(TOP)
 
 docs: $(DEV)  ## the parts of analysis/ that are made from the code
@@ -76,10 +92,11 @@ docs: $(DEV)  ## the parts of analysis/ that are made from the code
 lock: $(MADE)  ## write constraints.txt anew, with the newest versions allowed
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,bench]'
-	@{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --exclude mcp-session-proxy; } > build/constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --all --exclude pip --exclude mcp-session-proxy; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt
 
 clean:  ## remove everything that was made here
+	$(PYTHON) native.py --remove
 	rm -rf $(VENV) .envs build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -101,14 +118,16 @@ $(MADE):
 	@touch $@
 
 $(RUNTIME): pyproject.toml constraints.txt | $(MADE)
-	@$(PIP) --editable .
+	@$(PIP) hatchling
+	@$(EDITABLE) '.[native]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(MADE)
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) hatchling
+	@$(EDITABLE) '.[dev]'
 	@touch $(RUNTIME) $@
 
 # Envoy is a hundred megabytes that no test needs.
 $(BENCH): $(DEV)
-	@$(PIP) --editable '.[bench]'
+	@$(EDITABLE) '.[bench]'
 	@touch $@

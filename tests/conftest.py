@@ -11,6 +11,11 @@ from collections.abc import Generator
 
 import pytest
 
+import native
+
+IS_COMPILED = any(native.compiled())
+"""Whether what runs is compiled, or the sources themselves."""
+
 IS_STRICT = os.environ.get("CI", "").lower() in {"true", "1"}
 """Whether a skipped test is an error: in CI nobody reads the reasons."""
 
@@ -33,11 +38,26 @@ def part_of(item: pytest.Item) -> str:
     return "contract" if "contract" in item.path.parts else "unit"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to test what was compiled of other sources: Python would take it all the same."""
+    if IS_COMPILED and not native.is_current():
+        raise pytest.UsageError("what is compiled is of other sources: run native.py, or native.py --remove")
+
+
+def pytest_report_header() -> str:
+    """Say what is tested."""
+    return f"proxy: {'compiled' if IS_COMPILED else 'interpreted'}"
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the parts in order, and leave the order inside each as it is: it groups by shared fixtures."""
     order = list(DEADLINES)
     items.sort(key=lambda item: order.index(part_of(item)))
+    if IS_COMPILED:
+        # They are run on the sources; to count them as skipped would say that they are run nowhere.
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("interpreted")])
+        items[:] = [item for item in items if not item.get_closest_marker("interpreted")]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,7 +17,7 @@ MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 LONGEST_MODULE = 400
-LONGER = {"proxy/relay/attempt.py": 480, "proxy/relay/call.py": 520, "proxy/upstream/connection.py": 490}
+LONGER = {"proxy/relay/attempt.py": 480, "proxy/relay/call.py": 520, "proxy/upstream/connection.py": 500}
 """Hot modules that exceed it, each with its reason in its docstring."""
 LONGEST_FUNCTION = 80
 LONGEST_FUNCTION_MOST = 45
@@ -66,7 +66,7 @@ def texts() -> Iterator[tuple[str, str]]:
     """Give the name and the text of every file that a checkout holds."""
     for directory, names, files in os.walk(ROOT):
         names[:] = [name for name in names if name not in MADE_HERE]
-        for path in (Path(directory) / file for file in files if file not in MADE_HERE):
+        for path in (Path(directory) / file for file in files if file not in MADE_HERE and file[-3:] != ".so"):
             yield name_of(path), path.read_text(errors="replace")
 
 
@@ -144,7 +144,8 @@ def test_no_file_names_a_place_of_one_machine() -> None:
 def test_every_dependency_is_pinned_for_the_checks() -> None:
     """What the project asks for by name has its version in constraints.txt."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["native"], *extras["dev"]]
     asked = {re.split(r"[^\w-]", line)[0].lower().replace("_", "-") for line in wanted}
     pinned = {
         line.partition("==")[0].lower().replace("_", "-")
@@ -152,7 +153,7 @@ def test_every_dependency_is_pinned_for_the_checks() -> None:
         if not line.startswith("#")
     }
 
-    assert asked - pinned == set()
+    assert asked - pinned == {"mcp-session-proxy"}, "which names its own extras"
 
 
 def test_every_link_in_the_readme_leads_somewhere() -> None:

@@ -206,6 +206,7 @@ def test_the_first_is_called_on_time() -> None:
     assert len(queue) == 0
 
 
+@pytest.mark.interpreted
 def test_one_timer_serves_all_who_wait() -> None:
     """However many join and leave, one call is pending, and it is not made more often than once a step."""
     clock, queue, members = waiting(1000)

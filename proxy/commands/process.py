@@ -11,6 +11,7 @@ def _status(call: Call) -> int:
     status = call.admin.ask("GET", "/status")
     call.console.document(status)
     state = ", draining" if status["is_draining"] else ""
+    state += "" if status["is_compiled"] else ", not compiled"
     text = (
         f"mcp-session-proxy {plain(status['version'])}, pid {status['pid']}, "
         f"up {duration(status['uptime_seconds'])}{state}\n"

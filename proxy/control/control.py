@@ -107,6 +107,7 @@ class Controller(Control):
         ids, budget = served[0].registry.ctx.ids, served[0].registry.ctx.budget
         return Status(
             version=__version__,
+            is_compiled=inspection.IS_COMPILED,
             pid=os.getpid(),
             uptime_seconds=now - self._began_at,
             is_draining=self._is_draining,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -22,6 +22,7 @@ from proxy.control.views import (
     SessionView,
     UpstreamView,
 )
+from proxy.core import sse
 from proxy.observe.hooks import Fingerprint
 from proxy.relay.session import SessionRelay
 from proxy.store.memory import MemoryLog
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from proxy.routes import RouteTable, Served
     from proxy.upstream.member import Member
 
+IS_COMPILED: Final = not sse.__file__.endswith(".py")
+"""Whether what a call passes through runs compiled (native.py) or from its sources."""
 SHORTEST_PREFIX = 6
 """Characters of a session id that name it, where no other begins so."""
 SHOWN_CHARACTERS = 8

@@ -233,6 +233,8 @@ class Status(msgspec.Struct, kw_only=True):
     """The process at a glance."""
 
     version: str
+    is_compiled: bool
+    """Whether what a call passes through is compiled; its sources take about twice the processor."""
     pid: int
     uptime_seconds: float
     is_draining: bool

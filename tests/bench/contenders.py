@@ -7,6 +7,7 @@ function that returns its command line.
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import re
 import shlex
@@ -27,6 +28,8 @@ from wire import LoadError, Target
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[1]
 BUILD: Final = ROOT / "build"
+SOURCES: Final = BUILD / "bench" / "sources"
+"""A copy of the product's sources."""
 READY_SECONDS: Final = 15.0
 
 
@@ -41,6 +44,7 @@ class Contender:
     version: str
     command: Callable[[int, int, Path], list[str]]
     remembers: bool = False
+    cwd: Path = ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,16 @@ def session_proxy() -> Contender:
     return Contender("proxy", f"Python {sys.version.split()[0]}", command, remembers=True)
 
 
+def interpreted() -> Contender:
+    """Describe the product without what is compiled of it: its sources, where nothing else stands beside them."""
+    shutil.rmtree(SOURCES, ignore_errors=True)
+    for path in (ROOT / "proxy").rglob("*.py"):
+        copy = SOURCES / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    return dataclasses.replace(session_proxy(), cwd=SOURCES)
+
+
 CONTENDERS: Final = {"nginx": nginx, "haproxy": haproxy, "envoy": envoy, "proxy": session_proxy}
 
 
@@ -209,7 +223,7 @@ def running(contender: Contender, upstream_port: int, placement: Placement, log:
     port = free_port()
     directory = BUILD / "bench" / contender.name
     directory.mkdir(parents=True, exist_ok=True)
-    process = start(contender.command(port, upstream_port, directory), placement.measured, log, cwd=ROOT)
+    process = start(contender.command(port, upstream_port, directory), placement.measured, log, cwd=contender.cwd)
     target = Target("127.0.0.1", port, upstream_port)
     try:
         deadline = time.monotonic() + READY_SECONDS

@@ -1,11 +1,12 @@
 """Where the CPU goes: the proxy under one load, sampled by py-spy, as shares and microseconds per unit.
 
-Owns the sampling and its two tables; knows no workload from inside. A sample belongs to the innermost function of
-the product on its stack, so what a library or the kernel does for it counts for it; without one it is the event
-loop's. The microseconds are shares of the CPU per unit of a run that nobody sampled, just before. The process is not
-stopped for a sample: it would nearly always stop on its way out of a system call, and a poll of one microsecond would
-be charged with ten. A stack that changed while it was read is thrown away instead, about one in ten. A process that
-waits for its CPU looks like one that runs, in the loop that has just been woken: that is taken out, by the CPU time.
+Owns the sampling and its two tables; knows no workload from inside. A sample belongs to the innermost function of the
+product on its stack, so what a library or the kernel does for it counts for it; without one it is the event loop's.
+The microseconds are shares of the CPU per unit of a run that nobody sampled, just before. The process is not stopped
+for a sample: it would nearly always stop on its way out of a system call, and a poll of one microsecond would be
+charged with ten. What is sampled are the sources, as compiled functions are not on a stack of Python's. A stack that
+changed while it was read is thrown away instead, about one in ten. A process that waits for its CPU looks like one
+that runs, in the loop that has just been woken: that is taken out, by the CPU time.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from contenders import BUILD, ROOT, Running, running, session_proxy, stub
+from contenders import BUILD, ROOT, SOURCES, Running, interpreted, running, stub
 from load import TOOLS, run_calls, run_churn
 from processes import BenchError, Placement, ProcessMeter, raise_file_limit, start, stop
 from run import new_event_loop
@@ -53,8 +54,8 @@ def innermost(stack: str) -> tuple[str, str]:
     """Return the part and the function a stack is charged to: its last frame inside the product."""
     for frame in reversed(stack.split(";")):
         match = FRAME.fullmatch(frame)
-        if match is not None and f"{ROOT}/proxy/" in match["path"]:
-            path = match["path"].removeprefix(f"{ROOT}/")
+        if match is not None and f"{SOURCES}/proxy/" in match["path"]:
+            path = match["path"].removeprefix(f"{SOURCES}/")
             if path in STARTERS:
                 break
             part = next(name for name, starts in PARTS if path.startswith(starts))
@@ -130,7 +131,7 @@ def main(arguments: list[str]) -> int:
         raise_file_limit()
         with (BUILD / "bench" / "output.log").open("w", encoding="utf-8") as log, stub(placement, log) as upstream_port:
             os.sched_setaffinity(0, {placement.load})
-            with running(session_proxy(), upstream_port, placement, log) as one:
+            with running(interpreted(), upstream_port, placement, log) as one:
                 gc.disable()
                 count, meter = loaded(one, options.workload, options.seconds)
                 lines, waited = sampled(one, options, placement.load)

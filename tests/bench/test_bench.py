@@ -14,7 +14,7 @@ import hotspots
 import processes
 import pytest
 import run as bench
-from contenders import BUILD, CONTENDERS, ROOT, Placement, running, session_proxy
+from contenders import BUILD, CONTENDERS, ROOT, SOURCES, Placement, running, session_proxy
 from fan import run_fan_out
 from figures import BASELINE, PRODUCT, Sample, as_json, judge, summarise, table
 from load import run_calls, run_churn, run_sessions
@@ -398,12 +398,12 @@ def test_the_picture_shows_each_ratio_with_its_bound(monkeypatch):
 
 def test_a_sample_is_charged_to_the_innermost_function_of_the_product():
     """A library or the kernel counts for who called it, and the loop for itself alone."""
-    begin = f"main ({ROOT}/proxy/cli.py:1);run ({ROOT}/proxy/app.py:150);Runner.run (/lib/asyncio/runners.py:86)"
-    served = f"{begin};Connection.begin ({ROOT}/proxy/downstream/connection.py:9)"
+    begin = f"main ({SOURCES}/proxy/cli.py:1);run ({SOURCES}/proxy/app.py:150);Runner.run (/lib/asyncio/runners.py:86)"
+    served = f"{begin};Connection.begin ({SOURCES}/proxy/downstream/connection.py:9)"
     lines = [
         f"{begin} 5",
-        f"{served};Listener.handle ({ROOT}/proxy/downstream/listener.py:7) 2",
-        f"{begin};Call.begin ({ROOT}/proxy/relay/call.py:9);write (/lib/transports.py:3) 3",
+        f"{served};Listener.handle ({SOURCES}/proxy/downstream/listener.py:7) 2",
+        f"{begin};Call.begin ({SOURCES}/proxy/relay/call.py:9);write (/lib/transports.py:3) 3",
         " 1",
     ]
 

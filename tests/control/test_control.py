@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import native
 from proxy.control.base import ControlError
 from proxy.control.views import AddUpstream, JobView, SessionFilter, SwapRequest
 from proxy.errors import ProxyError
@@ -61,6 +62,7 @@ async def test_the_process_is_shown_at_a_glance() -> None:
     assert status.uptime_seconds == pytest.approx(5.003)
     assert not status.is_draining
     assert status.version
+    assert status.is_compiled == any(native.compiled())
     assert status.pid
 
 

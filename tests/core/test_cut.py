@@ -302,6 +302,7 @@ def test_chunks_are_passed_on_without_a_copy():
     assert [parts[1] is pieces[1], parts[2] is pieces[2], part.data is chunk] == [True, True, True]
 
 
+@pytest.mark.interpreted
 def test_small_frames_are_not_looked_at():
     """Nothing is asked of frames below the mark."""
     with patch.object(CuttingDecoder, "_grown", side_effect=AssertionError):

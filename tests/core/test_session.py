@@ -25,6 +25,7 @@ from proxy.core.session import (
 )
 from proxy.errors import IllegalTransition
 from support.fakes import make_handshake
+from support.inner import fields_of
 
 B, E, C = BindingState, BindingEvent, Command
 PAIRS = list(product(BindingState, BindingEvent))
@@ -50,7 +51,7 @@ def make_session(version: str = "2025-11-25", **promises: bool) -> Session:
 
 def facts(binding: Binding) -> dict[str, object]:
     """Return everything a binding says of itself."""
-    return {name: getattr(binding, name) for name in Binding.__slots__}
+    return {name: getattr(binding, name) for name in fields_of(Binding)}
 
 
 def binding_in(state: BindingState) -> Binding:

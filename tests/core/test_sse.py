@@ -396,6 +396,7 @@ def test_what_is_encoded_is_read_back(data, event, event_id):
 
 @settings(max_examples=50)
 @given(BLOBS, EVENTS, st.text("abc123-", min_size=1), st.integers(0, 8))
+@pytest.mark.interpreted
 def test_parts_are_the_encoded_frame(data, event, event_id, large):
     """What is written in parts is together what is written whole."""
     with patch.object(sse, "LARGE_BYTES", large):

@@ -9,6 +9,8 @@ from proxy.core.headers import Headers
 from proxy.core.ids import SessionId
 from proxy.downstream.sink import BURST_BYTES, WireSink
 
+pytestmark = pytest.mark.interpreted  # a compiled sink takes a real connection alone
+
 TEXT = [("Content-Type", "text/plain")]
 
 

@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 
-from proxy.core.cut import CuttingDecoder
+from proxy.core import cut
 from proxy.core.exchange import CallState
 from proxy.core.ids import Generation
 from proxy.core.retry import READING, Safety, Tools
 from proxy.core.session import CloseReason
-from proxy.relay import attempt as attempt_module
 from proxy.relay.repeating import Repeating, judge
 from support.fakes import Attempt, FakeSink, request_body, result_body
 from support.scenes import (
@@ -316,7 +314,7 @@ def test_an_error_of_the_server_bears_the_clients_id_too(status: int):
 @pytest.mark.parametrize("is_id_last", [False, True])
 def test_a_large_answer_to_a_repeated_call_comes_whole(is_id_last: bool, monkeypatch: pytest.MonkeyPatch):
     """Its id stands where the client's must stand, so nothing of it goes out before it was seen (semantics 28)."""
-    monkeypatch.setattr(attempt_module, "CuttingDecoder", partial(CuttingDecoder, cut_bytes=40))
+    monkeypatch.setattr(cut, "CUT_BYTES", 40)
     scene = Scene()
     sink = scene.call(1, "prompts/get")
     scene.edge.last.sse()

@@ -11,15 +11,13 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 
 import pytest
 
-from proxy.core.cut import CuttingDecoder
+from proxy.core import cut
 from proxy.core.faults import FAULTS
 from proxy.core.session import BindingState
-from proxy.relay import attempt as attempt_module
 from proxy.relay.feed import Feed
 from proxy.relay.move import MoveOutcome, MoveResult
 from proxy.relay.session import SessionRelay
@@ -417,7 +415,7 @@ def _room_of(passing: object) -> Gate | None:
 @pytest.fixture(autouse=True)
 def _large_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every answer that comes in pieces be one that is large enough to go out in parts."""
-    monkeypatch.setattr(attempt_module, "CuttingDecoder", partial(CuttingDecoder, cut_bytes=60))
+    monkeypatch.setattr(cut, "CUT_BYTES", 60)
     monkeypatch.setattr(memory, "GATHERED_BYTES", 8)
 
 
@@ -444,6 +442,7 @@ async def test_the_invariants_hold_for_many_more_dice(group: int):
             raise
 
 
+@pytest.mark.interpreted
 async def test_the_simulation_meets_what_it_is_for(monkeypatch: pytest.MonkeyPatch):
     """The dice reach every end a call can have and every kind of event: a simulation of nothing proves nothing."""
     ends: set[str] = set()

@@ -24,7 +24,7 @@ from proxy.core import headers as h
 from proxy.core.edge import Request, Sink
 from proxy.core.headers import Headers
 from proxy.downstream.listener import Listener
-from proxy.upstream.base import Exchange, Receiver, UpstreamRequest
+from proxy.upstream.base import Edge, Exchange, Receiver, UpstreamRequest
 from support.http_corpus import (
     ACCEPT,
     ANSWERS,
@@ -207,19 +207,22 @@ class Course:
         return lines
 
 
-class _NotingListener(Listener):
-    """Notes what it is handed, and has the defects that a request asks for."""
+class _NotingListener:
+    """A listener that notes what it is handed, and has the defects that a request asks for."""
 
     def __init__(self, handed: list[Request], *arguments: Any) -> None:
-        super().__init__(*arguments)
+        self._listener = Listener(*arguments)
         self._handed = handed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._listener, name)
 
     def handle(self, request: Request, sink: Sink) -> None:
         """Note, then do the same."""
         self._handed.append(request)
         defect = h.get(request.headers, "X-Defect")
         if defect is None:
-            super().handle(request, sink)
+            self._listener.handle(request, sink)
             return
         if "behind the head" in defect:
             sink.start(200, [("Content-Type", "text/plain")])
@@ -230,6 +233,22 @@ class _NotingListener(Listener):
         if "behind the answer" in defect:
             sink.answer(200, [("Content-Type", "text/plain")], b"whole")
         raise RuntimeError("a defect on purpose")
+
+
+class _CountingEdge:
+    """An edge that counts what is sent."""
+
+    def __init__(self, edge: Edge, front: "Front") -> None:
+        self._edge = edge
+        self._front = front
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._edge, name)
+
+    def send(self, request: UpstreamRequest, receiver: Receiver) -> Exchange:
+        """Count, then do the same."""
+        self._front.count_sent()
+        return self._edge.send(request, receiver)
 
 
 class Front:
@@ -245,6 +264,10 @@ class Front:
         """What a run alone knows, and what it is called."""
         self._sent = 0
 
+    def count_sent(self) -> None:
+        """One more request went to the upstream."""
+        self._sent += 1
+
     async def __aenter__(self) -> Self:
         await self.upstream.server.__aenter__()
         config = Config(listen=Listen(**self._listen), upstream=Upstream(url=self.upstream.server.url))
@@ -255,14 +278,8 @@ class Front:
         with patch.object(proxy.app, "Listener", functools.partial(_NotingListener, self.handed)):
             self.app = App(config)
         (self._registry,) = self.app.registries
-        edge = self._registry.ctx.pool.members[0].edge
-        send = edge.send
-
-        def counting(request: UpstreamRequest, receiver: Receiver) -> Exchange:
-            self._sent += 1
-            return send(request, receiver)
-
-        edge.send = counting  # type: ignore[method-assign]
+        member = self._registry.ctx.pool.members[0]
+        member.edge = _CountingEdge(member.edge, self)
         await self.app.start(self._socket)
         self.names[b"127.0.0.1:%d" % self.upstream.server.port] = b"UPSTREAM"
         self.names[b"127.0.0.1:%d" % self.port] = b"HOST"

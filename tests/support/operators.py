@@ -156,6 +156,7 @@ class FakeControl:
         """Return the canned status."""
         return Status(
             version="0.1.0",
+            is_compiled=True,
             pid=4711,
             uptime_seconds=90_061.0,
             is_draining=False,

@@ -37,6 +37,7 @@ def connected() -> tuple[WireExchange, Heard, Line]:
     return exchange, heard, line
 
 
+@pytest.mark.interpreted
 def test_a_loss_is_told_once() -> None:
     """Whatever is reported after the end is no news."""
     exchange, heard, _ = connected()
@@ -48,6 +49,7 @@ def test_a_loss_is_told_once() -> None:
     assert exchange.is_over
 
 
+@pytest.mark.interpreted
 def test_a_cut_exchange_is_silent_and_drops_its_connection() -> None:
     """Its receiver hears nothing any more, and the answer that may still come reaches nobody."""
     exchange, heard, line = connected()
@@ -61,6 +63,7 @@ def test_a_cut_exchange_is_silent_and_drops_its_connection() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.interpreted
 def test_reading_stops_and_goes_on_once(times: int) -> None:
     """However often it is said; and not at all without a connection."""
     exchange, _, line = connected()

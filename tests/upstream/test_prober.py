@@ -1,7 +1,7 @@
 """Asking members whether they are well: what each kind of probe asks, what it takes for an answer, and when."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,15 +16,20 @@ from support.fakes import JSON_TYPE, SSE_TYPE, Attempt, FakeClock, FakeEdge, ini
 SESSION: Headers = [("Mcp-Session-Id", "probe-session")]
 
 
-class Asked(Member):
-    """A member that notes what is said of it."""
+class Asked:
+    """A member, and a note of what is said of it."""
 
-    said: list[tuple[str, bool]]
+    def __init__(self, member: Member, said: list[tuple[str, bool]]) -> None:
+        self._member = member
+        self._said = said
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._member, name)
 
     def probed(self, is_well: bool) -> None:
         """Note it, and go on."""
-        self.said.append((self.name, is_well))
-        super().probed(is_well)
+        self._said.append((self._member.name, is_well))
+        self._member.probed(is_well)
 
 
 class Watch:
@@ -42,8 +47,8 @@ class Watch:
 
     def join(self, name: str) -> Member:
         """Let a member join."""
-        member = Asked(Upstream(name=name), name, FakeEdge(self.clock), self.clock, NOOP, self.health)
-        member.said = self.said
+        asked = Member(Upstream(name=name), name, FakeEdge(self.clock), self.clock, NOOP, self.health)
+        member = cast("Member", Asked(asked, self.said))
         member.take_role(is_alone=False, is_last_resort=False, is_probed=True)
         self.members.append(member)
         self.prober.review()

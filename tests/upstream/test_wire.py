@@ -98,6 +98,7 @@ async def test_a_small_body_stands_behind_its_head() -> None:
         (UpstreamRequest("DELETE", [], b"", fresh=True), False),
     ],
 )
+@pytest.mark.interpreted
 async def test_the_kernel_watches_what_lasts(asked: UpstreamRequest, is_watched: bool) -> None:
     """Every connection but that of a DELETE, whose answer nobody awaits for longer than seconds."""
     with patch.object(Connection, "watch") as watch:
@@ -191,6 +192,7 @@ async def test_a_connection_that_is_closing_is_passed_over() -> None:
         assert b.server.connections == 2
 
 
+@pytest.mark.interpreted
 async def test_a_connection_that_ends_as_it_begins_is_not_sent() -> None:
     """It broke before a byte was written: provably not sent, and no refusal."""
     async with Bench(WireEdge, answering(ok())) as b:
@@ -207,6 +209,7 @@ async def test_a_connection_that_ends_as_it_begins_is_not_sent() -> None:
         assert b.server.requests == []
 
 
+@pytest.mark.interpreted
 async def test_an_exchange_cut_while_connecting_ends_the_connection() -> None:
     """The connection is made for nobody and does not stay."""
     async with Bench(WireEdge, answering(ok())) as b:
