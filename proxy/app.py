@@ -87,7 +87,7 @@ class App:
         self.clock = SystemClock(asyncio.get_running_loop())
         self.counters = Counters()
         self.feed = EventFeed(config.admin.events, os.urandom(4).hex(), wall)
-        self.observer = Observers(LogObserver(config.log.level), self.counters, self.feed)
+        self.observer = Observers(LogObserver(config.log.level, self.clock.now), self.counters, self.feed)
         self.budget = Budget(config.replay, self.clock.now)
         self.heartbeats = Wheel(self.clock, config.stream.heartbeat_seconds)
         self.checks = Wheel(self.clock, check_period_seconds(config))

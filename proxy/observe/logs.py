@@ -8,9 +8,9 @@ import contextlib
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -22,6 +22,11 @@ _LOSSES = {
 }  # fmt: skip
 LEVELS: dict[str, str] = {verb: "warning" if verb in _LOSSES else "info" for verb in VERBS}
 """Level of each verb: warning where something was lost, cut or refused; info for the course of a session."""
+
+ANYBODYS: Final = frozenset({"request_rejected"})
+"""Verbs that anybody who reaches the port can cause, without a session, as often as he likes."""
+ANYBODYS_LINES: Final = 20
+"""Lines a second that they have together; what is beyond is counted, and told with the next line."""
 
 _LONGEST_MESSAGE = 200
 _INNERMOST_FRAMES = 6
@@ -57,19 +62,41 @@ def configure(level: str, format: str, stream: TextIO | None = None) -> None:  #
 class LogObserver(Funnel):
     """Writes one line per record; to be made after `configure`.
 
-    Knows the least severe level that is written: below it not even the words of a line are looked up.
+    Knows the least severe level that is written: below it not even the words of a line are looked up. *now* are
+    seconds of any clock; without one it is the same second all the time.
     """
 
-    def __init__(self, level: str = "debug") -> None:
+    def __init__(self, level: str = "debug", now: Callable[[], float] = float) -> None:
         least = logging.getLevelNamesMapping()[level.upper()]
         self._written = {verb for verb, own in LEVELS.items() if logging.getLevelNamesMapping()[own.upper()] >= least}
         self._logger = cast("structlog.typing.FilteringBoundLogger", structlog.get_logger().bind())
+        self._now = now
+        self._second_ends = now()
+        self._lines = 0
+        self._unlogged = 0
 
     def observed(self, verb: str, record: Record) -> None:
         """Write `record` under the name of its verb; empty fields are left out."""
         if verb not in self._written:
             return
-        getattr(self._logger, LEVELS[verb])(verb, **said(record))
+        fields = said(record)
+        if verb in ANYBODYS:
+            if not self._has_line():
+                self._unlogged += 1
+                return
+            if self._unlogged:
+                fields["unlogged"] = self._unlogged
+                self._unlogged = 0
+        getattr(self._logger, LEVELS[verb])(verb, **fields)
+
+    def _has_line(self) -> bool:
+        """Take one of the lines of this second, if there is one left."""
+        now = self._now()
+        if now >= self._second_ends:
+            self._second_ends = now + 1.0
+            self._lines = 0
+        self._lines += 1
+        return self._lines <= ANYBODYS_LINES
 
 
 def _tidy(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -16,12 +16,14 @@ from proxy.observe.hooks import (
     CallEndedUnknown,
     Fingerprint,
     Record,
+    RequestRejected,
     SessionClosed,
     SessionOpened,
     SessionRebuilt,
     StreamResumed,
 )
-from proxy.observe.logs import LEVELS, LogObserver, configure
+from proxy.observe.logs import ANYBODYS_LINES, LEVELS, LogObserver, configure
+from support.fakes import FakeClock
 
 SESSION_ID = "c2Vzc2lvbi1pZC1vZi0xOTItYml0cyE_"
 
@@ -269,3 +271,40 @@ def test_a_broken_stream_does_not_reach_the_library_that_logs() -> None:
     stream.close()
 
     assert logging.getLogger("some.library").warning("lost") is None
+
+
+def rejecting(count: int, log: LogObserver, stream: io.StringIO) -> list[dict[str, Any]]:
+    """Have *count* requests rejected; return the lines of it."""
+    before = len(lines(stream))
+    for _ in range(count):
+        log.request_rejected(RequestRejected(reason="bad_origin", status=403))
+    return lines(stream)[before:]
+
+
+def test_what_anybody_can_cause_has_so_many_lines_a_second() -> None:
+    """The log is not filled by who is refused; how much was left out is told with the next line, once."""
+    stream, clock = io.StringIO(), FakeClock()
+    configure("info", "json", stream)
+    log = LogObserver("info", clock.now)
+
+    assert len(rejecting(ANYBODYS_LINES + 7, log, stream)) == ANYBODYS_LINES
+    clock.advance(0.5)
+    assert rejecting(3, log, stream) == []
+    clock.advance(0.5)
+    first, second = rejecting(2, log, stream)
+
+    assert first["unlogged"] == 10
+    assert "unlogged" not in second
+
+
+def test_what_is_left_out_costs_no_other_line() -> None:
+    """The events of sessions are written, however many are refused."""
+    stream, clock = io.StringIO(), FakeClock()
+    configure("info", "json", stream)
+    log = LogObserver("info", clock.now)
+    rejecting(2 * ANYBODYS_LINES, log, stream)
+    before = len(lines(stream))
+    for _ in range(2 * ANYBODYS_LINES):
+        log.session_closed(SessionClosed(reason="deleted"))
+
+    assert len(lines(stream)) - before == 2 * ANYBODYS_LINES
