@@ -154,6 +154,10 @@ class Inbox:
             only_in = call.generation
             if cancelled_id is not None:
                 body = call.cancel_body(body, cancelled_id)
+        elif envelope.method == "notifications/progress":
+            # Of a question that an older upstream session asked, it is that one's to hear (semantics 15).
+            told = jsonrpc.progress_of(body)
+            only_in = None if told is None else relay.session.server_requests.owner_of_progress(told[0])
         self._deliver(body, only_in, may_repeat=True)
 
     def _deliver(self, body: bytes, only_in: Generation | None, *, may_repeat: bool) -> None:

@@ -251,7 +251,8 @@ class SessionRelay:
         """Record a server request of *generation*; its id changes only where two generations could meet."""
         if envelope.id is None:
             return data
-        shown = self.session.server_requests.admit(envelope.id, generation)
+        token = jsonrpc.progress_token_of(data)
+        shown = self.session.server_requests.admit(envelope.id, generation, token)
         return data if shown == envelope.id else jsonrpc.replace_id(data, shown)
 
     def admit_batch(self, data: bytes, generation: Generation) -> bytes:

@@ -120,3 +120,40 @@ def test_unanswered_requests_are_bounded() -> None:
     assert requests.answer(0) is None
     assert requests.answer(1) == (1, 1)
     assert requests.answer(SERVER_REQUESTS) == (1, SERVER_REQUESTS)
+
+
+def test_progress_belongs_to_who_asked() -> None:
+    """By the token that the open request named, until it is answered; never by one that two generations use."""
+    requests = ServerRequests()
+    requests.admit(1, Generation(1), "t")
+    requests.admit(2, Generation(2), "u")
+    requests.admit(3, Generation(2))
+
+    assert requests.owner_of_progress("t") == 1
+    assert requests.owner_of_progress("u") == 2
+    assert requests.owner_of_progress("v") is None
+    requests.admit(4, Generation(2), "t")
+    assert requests.owner_of_progress("t") is None
+    requests.answer(4)
+    assert requests.owner_of_progress("t") == 1
+    requests.answer(1)
+    assert requests.owner_of_progress("t") is None
+
+
+def test_progress_of_a_closed_request_is_nobodys() -> None:
+    """What a lost session asked is not told to the one that took its place."""
+    requests = ServerRequests()
+    requests.admit(1, Generation(1), "t")
+    requests.close(Generation(1))
+
+    assert requests.owner_of_progress("t") == 0
+
+
+def test_tokens_are_forgotten_with_their_requests() -> None:
+    """They are bounded by the requests that name them."""
+    requests = ServerRequests()
+    for number in range(SERVER_REQUESTS + 1):
+        requests.admit(number, Generation(1), number)
+
+    assert requests.owner_of_progress(0) is None
+    assert requests.owner_of_progress(1) == 1

@@ -4,7 +4,7 @@ import pytest
 
 from proxy.core.session import CloseReason
 from proxy.upstream.base import Loss
-from support.fakes import post, request_body, result_body
+from support.fakes import FakeSink, post, request_body, result_body
 from support.scenes import PoolScene, Scene, break_off, server_request
 
 
@@ -447,3 +447,32 @@ def test_a_notification_that_is_nobodys_goes_to_the_present_session():
     scene.notify("notifications/roots/list_changed")
 
     assert scene.at("b").last.rpc == "notifications/roots/list_changed"
+
+
+def _told_of_progress(scene: PoolScene, token: str) -> FakeSink:
+    return scene.notify("notifications/progress", {"progressToken": token, "progress": 1})
+
+
+def test_progress_of_a_draining_sessions_question_is_told_to_it():
+    """The one that took its place asked nothing; what names no open question goes to the present one."""
+    scene = PoolScene()
+    _, attempt = scene.streaming(1)
+    question = {**server_request(7), "params": {"_meta": {"progressToken": "mine"}}}
+    attempt.frame(question)
+    scene.moved()
+    before = len(scene.at("b").attempts)
+    told = _told_of_progress(scene, "mine")
+    scene.at("a").last.answer(202)
+
+    assert told.status == 202
+    assert b'"mine"' in scene.at("a").last.request.body
+    assert len(scene.at("b").attempts) == before
+
+    _told_of_progress(scene, "another")
+    assert b'"another"' in scene.at("b").last.request.body
+    scene.at("b").last.answer(202)
+
+    scene.respond(7)
+    scene.at("a").last.answer(202)
+    _told_of_progress(scene, "mine")
+    assert b'"mine"' in scene.at("b").last.request.body
