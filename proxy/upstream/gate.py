@@ -35,11 +35,15 @@ class Waiter(Protocol):
 class Gate:
     """Admission to one upstream."""
 
-    __slots__ = ("_clock", "_deadlines", "_queue_limit", "_waiting", "is_busy", "limit", "running", "session_limit")
+    __slots__ = (
+        "_clock", "_deadlines", "_is_admitting", "_queue_limit", "_waiting",
+        "is_busy", "limit", "running", "session_limit",
+    )  # fmt: skip
 
     def __init__(self, config: Upstream, clock: Clock) -> None:
         self._clock = clock
         self._waiting: dict[Waiter, _Place] = {}
+        self._is_admitting = False
         self.running = 0
         """Calls that run: raised by whoever enters without waiting, lowered by `leave`."""
         self.is_busy = False
@@ -63,7 +67,8 @@ class Gate:
         """
         # First those before it: a session may have moved since, and have room.
         self._admit()
-        if self.running < self.limit and waiter.can_enter:
+        # From inside an admission it waits behind those who are admitted next.
+        if not self._is_admitting and self.running < self.limit and waiter.can_enter:
             self.running += 1
             waiter.admitted()
             return
@@ -110,14 +115,22 @@ class Gate:
         self._deadlines = Queue(self._clock, config.queue_timeout_seconds)
 
     def _admit(self) -> None:
-        # From the front each time: who is admitted may end at once, or begin another call, before it returns.
-        while self._waiting and self.running < self.limit:
-            waiter = next((waiter for waiter in self._waiting if waiter.can_enter), None)
-            if waiter is None:
-                return
-            self.leave_queue(waiter)
-            self.running += 1
-            waiter.admitted()
+        if self._is_admitting:
+            # Who is admitted may end at once, and so may each after it: one call inside the other for all of a long
+            # queue would use up the stack.
+            return
+        self._is_admitting = True
+        try:
+            # From the front each time: who is admitted may end at once, or begin another call, before it returns.
+            while self._waiting and self.running < self.limit:
+                waiter = next((waiter for waiter in self._waiting if waiter.can_enter), None)
+                if waiter is None:
+                    return
+                self.leave_queue(waiter)
+                self.running += 1
+                waiter.admitted()
+        finally:
+            self._is_admitting = False
 
 
 class _Place:

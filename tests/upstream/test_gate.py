@@ -247,6 +247,43 @@ def test_a_waiter_may_end_inside_its_admission() -> None:
     assert (desk.gate.running, len(desk.gate)) == (1, 1)
 
 
+def test_a_long_queue_may_end_in_its_admission() -> None:
+    """However many have nothing to send any more: each in its turn, not one inside the other."""
+    desk = Desk(max_calls=1, queue_limit=5_000)
+    desk.fill()
+
+    class Gone(Call):
+        def admitted(self) -> None:
+            super().admitted()
+            self.desk.gate.leave()
+
+    for number in range(5_000):
+        desk.gate.wait(Gone(desk, str(number), "s"))
+    desk.gate.leave()
+
+    assert desk.told == [(str(number), "admitted") for number in range(5_000)]
+    assert (desk.gate.running, desk.gate.is_busy, len(desk.gate)) == (0, False, 0)
+
+
+def test_who_comes_inside_an_admission_passes_nobody() -> None:
+    """It waits behind those who were there before it, and is let in with them."""
+    desk = Desk(max_calls=3)
+    desk.fill()
+    first = desk.wait("a")
+    desk.wait("b")
+
+    def admitted() -> None:
+        desk.told.append(("a", "admitted"))
+        desk.wait("c")
+
+    first.admitted = admitted  # type: ignore[method-assign]
+    desk.gate.running = 0
+    desk.gate.configure(desk.config)
+
+    assert desk.told == [("a", "admitted"), ("b", "admitted"), ("c", "admitted")]
+    assert desk.gate.running == 3
+
+
 def test_other_limits_hold_at_once() -> None:
     """More room lets in who waits, less lets finish who runs; who waits keeps the time it was given."""
     desk = Desk()
