@@ -1,7 +1,7 @@
 """What goes into a wheel: the compiled modules as well, where they can be made (native.py).
 
-A machine without a C compiler gets the sources alone, which do the same, and is told so. An editable installation runs
-the checkout, which `make native` compiles in place.
+A machine without a C compiler gets the sources alone, which do the same; pip says so with -v, and `status` afterwards.
+An editable installation runs the checkout, which `make native` compiles in place.
 """
 
 import importlib.util

@@ -38,6 +38,28 @@ def test_a_struct_in_a_compiled_module_is_left_to_its_library() -> None:
     assert undeclared == []
 
 
+def test_no_compiled_class_annotates_a_field_of_its_base_again() -> None:
+    """Mypyc 2.4 visits such a field twice, so that the collector never frees what it holds."""
+    classes = {
+        node.name: (name, node)
+        for name in SOURCES
+        for node in ast.walk(ast.parse((native.ROOT / name).read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def annotated(node: ast.ClassDef) -> set[str]:
+        targets = [each.target for each in ast.walk(node) if isinstance(each, ast.AnnAssign)]
+        return {ast.unparse(target).removeprefix("self.") for target in targets}
+
+    def of_bases(node: ast.ClassDef) -> set[str]:
+        bases = [classes[ast.unparse(base)][1] for base in node.bases if ast.unparse(base) in classes]
+        return set().union(*(annotated(base) | of_bases(base) for base in bases))
+
+    again = {name: both for name, (_, node) in classes.items() if (both := annotated(node) & of_bases(node))}
+
+    assert again == {}
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_what_runs_is_what_was_compiled(name: str) -> None:
     """Every module that is to be compiled is, or none is."""
@@ -50,7 +72,7 @@ def test_what_runs_is_what_was_compiled(name: str) -> None:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a checkout with one module of each kind, and return where it is."""
-    for name in ("native.py", "constraints.txt", "proxy/core/ids.py", *(f"proxy/{each}.py" for each in native.MODULES)):
+    for name in (*native.TOOLS, "proxy/cli.py", "proxy/core/ids.py", *(f"proxy/{each}.py" for each in native.MODULES)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("# of old\n")
     monkeypatch.setattr(native, "ROOT", tmp_path)
@@ -65,7 +87,7 @@ def compile_nothing(checkout: Path) -> None:
     native.STAMP.write_text(native.digest())
 
 
-@pytest.mark.parametrize("name", ["native.py", "constraints.txt", "proxy/core/ids.py", "proxy/core/new.py"])
+@pytest.mark.parametrize("name", [*native.TOOLS, "proxy/cli.py", "proxy/core/ids.py", "proxy/core/new.py"])
 def test_what_was_made_of_other_sources_is_old(checkout: Path, name: str) -> None:
     """Another line, another module, other tools: Python would take the old one all the same."""
     compile_nothing(checkout)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.core import exchange, faults, jsonrpc, sse
 from proxy.core import headers as h
-from proxy.core.cut import CuttingDecoder, Ending, Part
+from proxy.core.cut import Ending, Part
 from proxy.core.edge import Sink
 from proxy.core.exchange import Action, CallState, Outcome
 from proxy.core.head import Head
@@ -26,12 +26,9 @@ from proxy.core.retry import CALL_TOOL, Safety
 from proxy.core.session import BindingState
 from proxy.relay import replies
 from proxy.relay.attempt import AWAITING, Attempt
-from proxy.relay.cutting import Cutting, begin
-from proxy.relay.patience import Patience
+from proxy.relay.cutting import begin
 from proxy.relay.remembering import LASTING, REMEMBERED, TASK, remember, told
 from proxy.relay.repeating import Repeating, judge, observe
-from proxy.relay.resumption import Resumption
-from proxy.upstream.base import Exchange
 
 if TYPE_CHECKING:
     from proxy.clock import Timer
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
     from proxy.relay.leg import Leg
     from proxy.relay.rebuild import Refusal
     from proxy.relay.session import SessionRelay
-    from proxy.upstream.gate import Gate
 
 CANCEL_SECONDS = 5.0
 """How long a cancelled call may still be answered."""
@@ -86,28 +82,26 @@ class Call(Attempt):
         self._can_stream = False
         self._carried_id = False
         self._rebuilt = False
-        self._leg: Leg | None = None
-        """Where it has room; None while it waits."""
-        self._gate: Gate | None = None
-        """What it waits for, where the member has no room."""
-        self._repeating: Repeating | None = None
+        self._leg = None
+        self._gate = None
+        self._repeating = None
         # Not `in`: asked for bytes in bytes, Python 3.11 raises and drops a TypeError first.
         self._remembered = body.find(TASK) >= 0 if method == CALL_TOOL else method in REMEMBERED
         self.is_cancelled = False
         self.last_bytes = 0.0
-        self._exchange: Exchange | None = None
+        self._exchange = None
         self._status = 0
-        self._answer_headers: Headers = []
-        self._buffer: list[bytes] | None = None
+        self._answer_headers = []
+        self._buffer = None
         self._size = 0
         self._held = 0
-        self._decoder: CuttingDecoder | None = None
-        self._cutting: Cutting | None = None
-        self._resumptions: Resumption | None = None
+        self._decoder = None
+        self._cutting = None
+        self._resumptions = None
         self._stream: Stream | None = None
         self._start: Offset | None = None
-        self._patience: Patience | None = None
-        self._pause: Timer | None = None
+        self._patience = None
+        self._pause = None
         self._cancelling: Timer | None = None
 
     # -- the client's side
@@ -493,6 +487,8 @@ class Call(Attempt):
             ctx.upgrades.discard(self)
         if self._patience is not None:
             self._patience.end()
+            # Each holds the other: a body would wait for the collector.
+            self._patience = None
             relay.binder.leave(self)
         if self._pause is not None:
             self._pause.cancel()

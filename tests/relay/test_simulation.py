@@ -8,6 +8,7 @@ models in `support.world` assert I1 to I4 where they happen; a failing seed is r
 """
 
 import asyncio
+import gc
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -17,12 +18,21 @@ import pytest
 
 from proxy.core import cut
 from proxy.core.faults import FAULTS
-from proxy.core.session import BindingState
+from proxy.core.session import Binding, BindingState, Session
+from proxy.relay.binder import Binder
+from proxy.relay.call import Call
 from proxy.relay.feed import Feed
+from proxy.relay.leg import Leg
 from proxy.relay.move import MoveOutcome, MoveResult
+from proxy.relay.note import Note
+from proxy.relay.opening import Opening
+from proxy.relay.patience import Patience
+from proxy.relay.rebuild import Rebuild
 from proxy.relay.session import SessionRelay
 from proxy.relay.sessionless import Sessionless
+from proxy.relay.standalone import Standalone
 from proxy.store import memory
+from proxy.store.memory import MemoryLog
 from proxy.upstream.gate import Gate
 from proxy.upstream.member import Member, MemberState
 from proxy.upstream.pool import Pool
@@ -440,6 +450,24 @@ async def test_the_invariants_hold_for_many_more_dice(group: int):
         except Exception as error:
             error.add_note(f"seed {seed}")
             raise
+
+
+def _alive() -> Counter[str]:
+    """Count what a session is made of, after what nobody holds has gone."""
+    gc.collect()
+    # Finalizers of the first round let go of more.
+    gc.collect()
+    kinds = (SessionRelay, Call, Note, Leg, Binder, Rebuild, Opening, Standalone, Patience, MemoryLog, Session, Binding)
+    return Counter(type(each).__name__ for each in gc.get_objects() if type(each) in kinds)
+
+
+async def test_nothing_of_a_session_outlives_it():
+    """What refers to itself is found by the collector: compiled classes tell it what they hold, which may be wrong."""
+    before = _alive()
+    for seed in range(40):
+        await Simulation(seed).run()
+
+    assert _alive() - before == Counter()
 
 
 @pytest.mark.interpreted
