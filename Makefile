@@ -25,7 +25,7 @@ PART := bash .ci/part
 COMPILER = command -v cc >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
   && apt-get update -qq && apt-get install --yes -qq --no-install-recommends gcc libc6-dev python3-dev >/dev/null; } || true
 COMPILED = $(MAKE) --no-print-directory native || { $(PY) native.py --remove; \
-  echo 'not compiled: it runs from its sources, and a call takes about twice the processor'; }
+  echo 'not compiled: it runs from its sources, and a call takes up to 1.7 times the CPU'; }
 SDK_READY = [ -e $(SDK) ] || echo 'making the environment of the official SDK'; \
   $(PYTHON) tests/support/envs.py python-2 >/dev/null
 

@@ -31,7 +31,7 @@ class CompiledModules(BuildHookInterface):  # type: ignore[type-arg]
             # mypyc exits; whatever it was, the sources do the same.
             except (Exception, SystemExit) as error:
                 native.remove()
-                self.app.display_warning(f"not compiled, every call takes about twice the processor: {error!r}")
+                self.app.display_warning(f"not compiled, a call takes up to 1.7 times the CPU: {error!r}")
                 return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

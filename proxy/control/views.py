@@ -234,7 +234,7 @@ class Status(msgspec.Struct, kw_only=True):
 
     version: str
     is_compiled: bool
-    """Whether what a call passes through is compiled; its sources take about twice the processor."""
+    """Whether what a call passes through is compiled; its sources take up to 1.7 times the CPU."""
     pid: int
     uptime_seconds: float
     is_draining: bool

@@ -63,10 +63,10 @@ class LogObserver(Funnel):
     """Writes one line per record; to be made after `configure`.
 
     Knows the least severe level that is written: below it not even the words of a line are looked up. *now* are
-    seconds of any clock; without one it is the same second all the time.
+    seconds of any clock.
     """
 
-    def __init__(self, level: str = "debug", now: Callable[[], float] = float) -> None:
+    def __init__(self, level: str, now: Callable[[], float]) -> None:
         least = logging.getLevelNamesMapping()[level.upper()]
         self._written = {verb for verb, own in LEVELS.items() if logging.getLevelNamesMapping()[own.upper()] >= least}
         self._logger = cast("structlog.typing.FilteringBoundLogger", structlog.get_logger().bind())

@@ -158,6 +158,10 @@ class Inbox:
             # Of a question that an older upstream session asked, it is that one's to hear (semantics 15).
             told = jsonrpc.progress_of(body)
             only_in = None if told is None else relay.session.server_requests.owner_of_progress(told[0])
+            if only_in is not None and relay.leg_of(only_in) is None:
+                relay.dropped("upstream_session_lost", self._correlation_id)
+                replies.accepted(self._sink)
+                return
         self._deliver(body, only_in, may_repeat=True)
 
     def _deliver(self, body: bytes, only_in: Generation | None, *, may_repeat: bool) -> None:

@@ -56,7 +56,7 @@ def test_json_line_has_time_level_event_and_fields() -> None:
     stream = io.StringIO()
     configure("info", "json", stream)
 
-    LogObserver().session_rebuilt(
+    LogObserver("debug", float).session_rebuilt(
         SessionRebuilt(session="0123456789", request_id="r-1", upstream="default", generation=2, waited_seconds=0.12345)
     )
     (line,) = lines(stream)
@@ -80,7 +80,7 @@ def test_empty_fields_are_left_out_and_zeros_stay() -> None:
     stream = io.StringIO()
     configure("info", "json", stream)
 
-    LogObserver().stream_resumed(StreamResumed(stream="call", replayed=0))
+    LogObserver("debug", float).stream_resumed(StreamResumed(stream="call", replayed=0))
     (line,) = lines(stream)
 
     assert {**line, "timestamp": ""} == {
@@ -97,7 +97,7 @@ def test_below_the_least_severe_level_a_record_is_not_even_read(verb: str) -> No
     """What is not written costs nothing; what is, is written whole."""
     stream = io.StringIO()
     configure("debug", "json", stream)
-    log = LogObserver("warning")
+    log = LogObserver("warning", float)
 
     if LEVELS[verb] == "info":
         getattr(log, verb)(None)
@@ -114,7 +114,7 @@ def test_every_verb_is_one_line(verb: str, format_: str) -> None:
     stream = io.StringIO()
     configure("info", format_, stream)
 
-    getattr(LogObserver(), verb)(Record(session="0123456789"))
+    getattr(LogObserver("debug", float), verb)(Record(session="0123456789"))
 
     assert stream.getvalue().count("\n") == 1
     assert verb in stream.getvalue()
@@ -125,7 +125,7 @@ def test_losses_are_warnings() -> None:
     """With level warning, losses are written and the normal course is not."""
     stream = io.StringIO()
     configure("warning", "json", stream)
-    log = LogObserver()
+    log = LogObserver("debug", float)
 
     log.session_opened(SessionOpened(upstream="default"))
     log.call_ended_unknown(CallEndedUnknown(reason="reset"))
@@ -151,7 +151,7 @@ def test_auto_follows_the_terminal(format_: str, stream: io.StringIO, is_json: b
     """A person at a terminal reads columns, a collector reads JSON, and either can be asked for."""
     configure("info", format_, stream)
 
-    LogObserver().session_closed(SessionClosed(reason="deleted"))
+    LogObserver("debug", float).session_closed(SessionClosed(reason="deleted"))
     text = stream.getvalue()
 
     assert text.startswith("{") is is_json
@@ -163,7 +163,7 @@ def test_stderr_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a stream the lines go to stderr, stdout stays free."""
     configure("info", "json")
 
-    LogObserver().session_closed(SessionClosed(reason="deleted"))
+    LogObserver("debug", float).session_closed(SessionClosed(reason="deleted"))
     written = capsys.readouterr()
 
     assert written.out == ""
@@ -175,7 +175,7 @@ def test_a_session_id_never_appears(format_: str) -> None:
     """Fingerprinted or, by a caller's mistake, whole: no verb writes a session id or a part of it."""
     stream = io.StringIO()
     configure("debug", format_, stream)
-    log, fingerprint = LogObserver(), Fingerprint(bytes(32))
+    log, fingerprint = LogObserver("debug", float), Fingerprint(bytes(32))
 
     for verb in VERBS:
         getattr(log, verb)(Record(session=fingerprint(SESSION_ID)))
@@ -194,7 +194,7 @@ def test_no_value_can_forge_a_line(format_: str, value: str) -> None:
     stream = io.StringIO()
     configure("info", format_, stream)
 
-    LogObserver().session_closed(SessionClosed(request_id=value, reason="deleted"))
+    LogObserver("debug", float).session_closed(SessionClosed(request_id=value, reason="deleted"))
     text = stream.getvalue()
 
     assert text.removesuffix("\n").isprintable()
@@ -258,7 +258,7 @@ def test_configuring_twice_writes_once() -> None:
     configure("info", "json", second)
 
     logging.getLogger("some.library").warning("once")
-    LogObserver().session_closed(SessionClosed(reason="deleted"))
+    LogObserver("debug", float).session_closed(SessionClosed(reason="deleted"))
 
     assert first.getvalue() == ""
     assert [line["event"] for line in lines(second)] == ["library_log", "session_closed"]

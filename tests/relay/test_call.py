@@ -1,5 +1,6 @@
 """One POST with requests, from its arrival to its one answer, whatever its upstream does meanwhile."""
 
+import gc
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from proxy.core import jsonrpc
 from proxy.core.edge import Request
 from proxy.core.head import Head
+from proxy.relay.patience import Patience
 from proxy.upstream.base import Loss
 from support.fakes import JSON_TYPE, FakeSink, post, request_body, result_body
 from support.scenes import Scene, break_off, progress, reason, reason_of, result, server_request
@@ -1026,3 +1028,22 @@ def test_losses_of_every_kind_leave_nothing_behind():
 
     assert scene.relay.calls == {}
     assert scene.edge.open == []
+
+
+def test_what_a_call_waited_with_goes_with_it():
+    """A call and its patience hold each other: ended, they do not wait for the collector with the body."""
+    scene = Scene()
+    gc.collect()
+    before = sum(type(each) is Patience for each in gc.get_objects())
+    gc.disable()
+    try:
+        sink = scene.call(1)
+        scene.edge.last.refuse()
+        waiting = sum(type(each) is Patience for each in gc.get_objects())
+        scene.clock.advance(3600.0)
+        left = sum(type(each) is Patience for each in gc.get_objects())
+    finally:
+        gc.enable()
+
+    assert sink.status is not None
+    assert (waiting - before, left - before) == (1, 0)

@@ -476,3 +476,18 @@ def test_progress_of_a_draining_sessions_question_is_told_to_it():
     scene.at("a").last.answer(202)
     _told_of_progress(scene, "mine")
     assert b'"mine"' in scene.at("b").last.request.body
+
+
+def test_progress_of_a_lost_sessions_question_goes_nowhere():
+    """Neither to the session that takes its place, nor into the queue for it: dropped at once."""
+    scene = Scene()
+    _, attempt = scene.streaming(1)
+    attempt.frame({**server_request(7), "params": {"_meta": {"progressToken": "mine"}}})
+    scene.notify("notifications/roots/list_changed")
+    scene.lose_session(scene.edge.last)
+    told = scene.notify("notifications/progress", {"progressToken": "mine", "progress": 1})
+
+    assert told.status == 202
+    assert _dropped(scene) == ["upstream_session_lost"]
+    scene.rebuilt()
+    assert all(b'"mine"' not in attempt.request.body for attempt in scene.edge.attempts)
