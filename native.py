@@ -1,8 +1,8 @@
 """Compile the modules that a call passes through, beside their sources: `python native.py`.
 
 Owns which modules those are. The same source runs either way, and the tests hold for both; compiled, a call takes 0.6
-to 0.8 of the CPU (decision 0018). A module is left as it is where its classes are read, or derived from, by those who know
-nothing of compiled ones: `INTERPRETED` says which and why.
+to 0.8 of the CPU (decision 0018). A module is left as it is where its classes are read, or derived from, by those who
+know nothing of compiled ones: `INTERPRETED` says which and why.
 
 Needs a C compiler, Python's headers and mypy. What is made carries Python's version in its name, so another interpreter
 reads the sources. This one prefers it to the source, so what is old has to go first: `STAMP` names the sources that it
